@@ -1,0 +1,79 @@
+"""The domain protocol: all that a study knows about a kind of policy.
+
+Policies and reward models are folders. A domain object is made from its own configuration section(s) and holds no state
+that matters between calls: whatever must survive goes through the folders and values of ``Made``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from tropism.feedback.records import Candidate, Judgement, Split, Task
+from tropism.runtime.stage import Made, StageRun
+
+
+class Domain(Protocol):
+    """One kind of policy: language, control, VLA; in the tests a bandit."""
+
+    name: str
+    config_class: type[BaseModel]
+    """The domain's own top-level sections of study.toml (for language: world, model, sft, reward, ppo, …)."""
+
+    def initial_policy(self, run: StageRun) -> Made:
+        """Make or load the starting policy, which is also the first reference. Folders: ``policy``. Values: a summary."""
+        ...
+
+    def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
+        """``count`` tasks of a split (fewer if the world has fewer). The same arguments give the same tasks."""
+        ...
+
+    def rollout(
+        self, policy: Path, policy_id: str, tasks: Sequence[Task], k: int, seed: int, run: StageRun
+    ) -> list[list[Candidate]]:
+        """K candidates for each task, as sampled from the policy (``[N][K]``), provenance filled in."""
+        ...
+
+    def gold(self, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]]) -> NDArray[np.float64] | None:
+        """True utilities ``[N, K]`` for oracle teachers, or None where nobody knows them."""
+        ...
+
+    def fit_reward(self, policy: Path, reference: Path, judgements: Sequence[Judgement], run: StageRun) -> Made:
+        """Fit a reward model on judgements of train and validation tasks.
+
+        Folders: ``reward``. Values: ``assessment`` (held-out accuracy, log-likelihood, ECE, length-only baseline, …).
+        """
+        ...
+
+    def score(
+        self, reward: Path, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]], run: StageRun
+    ) -> NDArray[np.float64]:
+        """Scores ``[N, K]`` of a reward folder (mean over the ensemble, frozen scale)."""
+        ...
+
+    def improve(self, policy: Path, reference: Path, reward: Path | None, run: StageRun) -> Made:
+        """Improve a policy against a reward under the configured budget and KL leash.
+
+        Folders: ``policy``, ``rollouts`` (what was sampled, with reward by component). Values: a summary.
+        """
+        ...
+
+    def evaluate(
+        self, policy: Path, policy_id: str, reference: Path, previous: Path | None, reward: Path | None, run: StageRun
+    ) -> Made:
+        """Evaluate on test tasks against the reference, and against the previous policy where there is one.
+
+        Folders: ``samples``. Values: ``metrics`` (flat ``name -> number``; win rates carry ``_low`` and ``_high``),
+        ``kept`` (the frozen set of values that every round must keep: ``name -> {"value", "floor", "holds"}``),
+        ``promote`` (bool), ``reasons`` (list of str).
+        """
+        ...
+
+    def describe(self, candidate: Candidate) -> Mapping[str, Any]:
+        """What a viewer shows of a candidate (for text: ``{"text": …}``)."""
+        ...
