@@ -1,0 +1,188 @@
+"""Loading and saving causal language models as plain Hugging Face folders: safetensors and JSON, nothing else.
+
+Weights are copied into freshly allocated memory on loading, so that results do not depend, in their last bits, on how a
+mapped file happened to be aligned. Left out: quantised weights, adapters, several devices, pickled (``.bin``) weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from tropism.errors import ModelError
+
+CARD = "tropism.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+_CAUSAL_MARKS = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def load_policy(
+    path_or_name: str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in eval mode and its tokenizer, from a local folder or a hub name.
+
+    Parameters have ``dtype`` and are trainable. A tokenizer without a pad token pads with its EOS (masks never come from
+    pad ids here, so nothing is lost). Raises ModelError naming the path and the fix: nothing there, no tokenizer, no
+    safetensors weights, weights that do not fill the model, an encoder, custom code.
+    """
+    source = _source(path_or_name)
+    config = _load(AutoConfig, source, "config")
+    _check_causal(source, config)
+    tokenizer = _load(AutoTokenizer, source, "tokenizer")
+    loaded = _load(
+        AutoModelForCausalLM,
+        source,
+        "weights",
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    model, info = loaded
+    for kind in ("missing_keys", "mismatched_keys"):
+        if info.get(kind):
+            names = ", ".join(sorted(str(k) for k in info[kind])[:3])
+            raise ModelError(
+                f"the weights of {source} do not fill the model ({kind.replace('_', ' ')}: {names}, …)",
+                "point to a complete checkpoint of the architecture that config.json names",
+            )
+    _own_memory(model)
+    _check_tokenizer(source, model, tokenizer)
+    return model.eval(), tokenizer
+
+
+def save_policy(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, card: Mapping[str, Any] | None = None
+) -> None:
+    """Write a plain Hugging Face folder (safetensors), with ``card`` as ``tropism.json`` beside it.
+
+    The same weights and card give the same bytes wherever the model came from. Tied weights are stored once and are tied
+    again on loading.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            f"a {type(model).__name__} is not a Hugging Face model", "save the wrapped causal language model"
+        )
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        _forget_origin(folder / name)
+    if card is not None:
+        (folder / CARD).write_text(json.dumps(dict(card), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def load_card(folder: Path) -> dict[str, Any]:
+    """The card saved with a policy; empty where there is none."""
+    path = folder / CARD
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every id that ends a completion: those of the generation config, of the model's config and of the tokenizer."""
+    found: set[int] = set()
+    configs = [getattr(model, "generation_config", None), getattr(model, "config", None)]
+    for value in [*(getattr(c, "eos_token_id", None) for c in configs), tokenizer.eos_token_id]:
+        if value is not None:
+            found.update(int(v) for v in (value if isinstance(value, list | tuple) else [value]))
+    found = {v for v in found if 0 <= v < int(model.config.get_text_config().vocab_size)}
+    if not found:
+        raise ModelError(
+            "neither the model nor its tokenizer names an end-of-sequence token",
+            'set "eos_token" in tokenizer_config.json or "eos_token_id" in generation_config.json',
+        )
+    return frozenset(found)
+
+
+def context_length(model: nn.Module) -> int:
+    """The most positions (prompt and completion together) that the model takes."""
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    raise ModelError(
+        f"the config of {type(model).__name__} does not say how long a text may be",
+        'add "max_position_embeddings" to its config.json',
+    )
+
+
+def _source(path_or_name: str | Path) -> str:
+    """A checked local folder, or the hub name as it is."""
+    path = Path(path_or_name).expanduser()
+    text = str(path_or_name)
+    named_like_hub = isinstance(path_or_name, str) and text.count("/") <= 1 and not text.startswith((".", "/", "~"))
+    if not path.exists():
+        if named_like_hub:
+            return text
+        raise ModelError(f"there is no model folder {path}", "check the path, or give a hub name such as owner/name")
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path} has no config.json", "point to a folder written by save_pretrained")
+    if not any((path / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(f"{path} has no tokenizer", "save one beside the model: tokenizer.save_pretrained(folder)")
+    if not any(path.glob("*.safetensors")):
+        pickled = any(path.glob("*.bin"))
+        fix = "convert its .bin weights (pickle is never read): load once elsewhere and call save_pretrained"
+        raise ModelError(
+            f"{path} has no safetensors weights", fix if pickled else "save the model there with save_pretrained"
+        )
+    return str(path)
+
+
+def _load(loader: Any, source: str, what: str, **options: Any) -> Any:
+    """``from_pretrained`` without remote code; its many errors become one."""
+    try:
+        return loader.from_pretrained(source, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, json.JSONDecodeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"cannot load the {what} of model {source!r}: {first}",
+            "give a folder or hub name with config.json, tokenizer.json and *.safetensors of a causal language model",
+        ) from error
+
+
+def _check_causal(source: str, config: Any) -> None:
+    kind = str(config.model_type)
+    names = [str(a) for a in config.architectures or []]
+    causal = any(mark in name for name in names for mark in _CAUSAL_MARKS)
+    unnamed = not names and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not (causal or unnamed):
+        raise ModelError(
+            f"{source} is a {', '.join(names) or kind}, not a causal language model",
+            "choose a decoder that generates text from left to right (Llama, Qwen, GPT-2, …)",
+        )
+
+
+def _check_tokenizer(source: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer of {source} knows {len(tokenizer)} tokens but the model embeds {rows}",
+            "use the tokenizer that was saved with these weights",
+        )
+    if tokenizer.pad_token_id is None:  # an alias of a token that exists: the vocabulary stays as it is
+        end = tokenizer.convert_ids_to_tokens(min(eos_ids(model, tokenizer)))
+        tokenizer.pad_token = tokenizer.eos_token or end
+
+
+def _own_memory(model: nn.Module) -> None:
+    """Copy every tensor into memory of torch's own allocator (64-byte aligned); tied parameters stay tied."""
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.data = torch.empty_like(tensor, memory_format=torch.contiguous_format).copy_(tensor)
+
+
+def _forget_origin(path: Path) -> None:
+    """Drop the fields that name where a model was loaded from: equal models must have equal digests."""
+    if path.is_file():
+        content = json.loads(path.read_text())
+        for key in ("_name_or_path", "name_or_path", "is_local", "local_files_only"):
+            content.pop(key, None)
+        path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
