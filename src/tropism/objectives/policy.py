@@ -103,7 +103,7 @@ def value_loss(
     """Σ (V − R)² / count, no factor ½: the coefficient c₁ multiplies exactly this.
 
     With ``clip_range`` the loss is max((V − R)², (V_clip − R)²), V_clip = V_old + clip(V − V_old, ±clip_range·σ). Here
-    σ is ``return_deviation``, the standard deviation of the returns over the *whole* rollout (``advantages.deviation``),
+    σ is ``return_deviation``, the deviation of the returns over the *whole* rollout (see ``advantages.deviation``),
     because a range in units of the raw reward means another thing under every reward model. ContractError without it.
     """
     v, target = keep(values, mask), keep(returns.detach(), mask)

@@ -66,8 +66,8 @@ def plackett_luce_nll(scores: Tensor, tiers: Tensor, weight: Tensor | None = Non
     """Negative log-likelihood of rankings by successive softmax (Plackett 1975), in nats; shape of the leading axes.
 
     ``tiers`` ``[N, K]`` (integers): 0 is best, equal numbers are ties, numbers may be skipped; −1 leaves a candidate
-    out. At each tier one choice is made among that tier and all below, with a target uniform over the tier: a strict
-    ranking is plain Plackett-Luce, a tie of two is the (½, ½) comparison, and a tie of many weighs no more than a choice.
+    out. At each tier one choice is made among that tier and all below, with a target uniform over the tier: a
+    strict ranking is plain Plackett-Luce, a tie of two is the (½, ½) comparison, and a large tie weighs as one choice.
     A candidate that a person left unranked is left out: nothing was said about it, and to call it worst would invent
     evidence ("best of K" is the kind of feedback that says "better than all the rest").
     """
