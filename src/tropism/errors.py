@@ -48,4 +48,9 @@ class DivergenceError(TropismError):
 
 
 class InterruptedRun(TropismError):
-    """The process was asked to stop (SIGTERM or Ctrl-C) and stopped cleanly at a durable point."""
+    """The process was asked to stop (SIGTERM or Ctrl-C) and stopped cleanly at a durable point.
+
+    ``exit_code`` is 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    exit_code: int = 130

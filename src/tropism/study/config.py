@@ -1,0 +1,292 @@
+"""study.toml: read, checked, resolved. What the loop needs is here; every other section belongs to the domain.
+
+Values are laid over one another: a built-in recipe (``recipe = "NAME"``), the user's file, then ``--set a.b=c``.
+An unknown key or a wrong type is a ConfigError that names the key, the value and what would be right.
+
+Left out: environment variables and several files per study: one file says everything.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tropism.errors import ConfigError
+from tropism.study.domains import load_domain_class
+
+
+class Section(BaseModel):
+    """A table of study.toml: frozen, and no key that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StudySection(Section):
+    """``[study]``: what is studied, from which seed, for how many rounds."""
+
+    name: str = "study"
+    domain: str = Field(min_length=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    rounds: int = Field(default=2, ge=1, le=1000)
+
+
+class OracleSection(Section):
+    """``[feedback.oracle]``: B-Pref's simulated teachers (Lee et al. 2021), combined; the defaults are the exact one."""
+
+    rationality: float | None = Field(default=None, gt=0)
+    """Boltzmann rationality in units of the utilities' spread; absent: always the better candidate."""
+    mistake: float = Field(default=0.0, ge=0, lt=1)
+    skip_below: float | None = None
+    equal_within: float = Field(default=0.0, ge=0)
+    discount: float = Field(default=1.0, gt=0, le=1)
+
+
+class FeedbackSection(Section):
+    """``[feedback]``: who is asked, how often, in which form."""
+
+    teacher: Literal["oracle", "import", "person"] = "oracle"
+    kind: Literal["comparison", "ranking", "rating", "best_of"] = "comparison"
+    queries_per_round: int = Field(default=500, ge=1)
+    candidates_per_query: int = Field(default=4, ge=2, le=64)
+    """Candidates sampled for each task. A comparison shows two of them, a rating one, ranking and best_of all."""
+    selection: Literal["random", "disagreement"] = "random"
+    validation_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """The share of the queries that is asked on validation tasks, which no reward model is fitted on."""
+    oracle: OracleSection = OracleSection()
+    file: Path | None = None
+    skip_bad: bool = False
+    wait_hours: float = Field(default=24.0 * 14, gt=0)
+    """How long to wait for people before giving up (the labels given so far stay)."""
+
+    @model_validator(mode="after")
+    def _file_for_import(self) -> FeedbackSection:
+        if self.teacher == "import" and self.file is None:
+            raise ValueError('teacher = "import" needs file = "PATH.jsonl"')
+        return self
+
+
+class LoopSection(Section):
+    """``[loop]``: how rounds are joined."""
+
+    promotion: Literal["evaluation", "always"] = "evaluation"
+    """evaluation: a policy that the evaluation does not promote is rolled back; always: every policy is kept."""
+    fit_reward: bool = True
+    """False where the reward is a Python function alone: no feedback is collected and no reward model fitted."""
+
+
+class RuntimeSection(Section):
+    """``[runtime]``: this process. None of it is part of a stage's identity except ``precision`` and ``threads``."""
+
+    threads: int = Field(default=0, ge=0)
+    """Threads of the tensor library; 0: the number of cores. Sums depend on it in their last bits."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    tune_memory: bool = True
+    keep_scratch: bool = False
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A resolved study.toml. ``domain`` is an instance of the domain's own ``config_class``; ``values`` is all of it."""
+
+    study: StudySection
+    feedback: FeedbackSection
+    loop: LoopSection
+    runtime: RuntimeSection
+    domain: BaseModel
+    domain_class: type[Any]
+    recipe: str | None
+    values: Mapping[str, Any]
+
+
+_SECTIONS: dict[str, type[Section]] = {
+    "study": StudySection,
+    "feedback": FeedbackSection,
+    "loop": LoopSection,
+    "runtime": RuntimeSection,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A built-in recipe: its name and the first comment line of its file."""
+
+    name: str
+    summary: str
+
+
+def recipes() -> list[Recipe]:
+    """The built-in recipes, by name."""
+    folder = resources.files("tropism.recipes")
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
+    return [Recipe(f.name[:-5], f.read_text("utf-8").split("\n", 1)[0].lstrip("# ").strip()) for f in files]
+
+
+def recipe_values(name: str) -> dict[str, Any]:
+    """A built-in recipe's values; ConfigError with the nearest name if there is none."""
+    names = [r.name for r in recipes()]
+    if name not in names:
+        raise ConfigError(f"no recipe is called {name!r}", nearest(name, names, "`tropism recipes` lists them"))
+    return tomllib.loads(resources.files("tropism.recipes").joinpath(f"{name}.toml").read_text("utf-8"))
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read and resolve a study.toml; ConfigError names what is wrong and the fix."""
+    try:
+        text = path.read_text("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        fix = f"make one with `tropism new {path.parent} --recipe NAME`"
+        raise ConfigError(f"{path} does not exist", fix) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}", "mend that line; strings need quotes") from None
+    return resolve(values, overrides)
+
+
+def resolve(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Config:
+    """Check values as read from TOML, laid over their recipe and under the overrides."""
+    own = merge(values, expand(overrides or {}))
+    recipe = own.pop("recipe", None)
+    if recipe is not None and not isinstance(recipe, str):
+        raise ConfigError(f"recipe = {recipe!r} is not a name", 'write recipe = "NAME"; `tropism recipes` lists them')
+    merged = merge(recipe_values(recipe), own) if recipe else own
+    study = _section(StudySection, "study", merged.get("study", {}))
+    domain_class = load_domain_class(study.domain)
+    domain_config: type[BaseModel] = domain_class.config_class
+    own_sections = [n for n in domain_config.model_fields if n not in _SECTIONS]
+    for name in merged:
+        if name not in _SECTIONS and name not in own_sections:
+            raise _unknown(name, [*_SECTIONS, *own_sections, "recipe"])
+    shared = {name: _section(cls, name, merged.get(name, {})) for name, cls in _SECTIONS.items() if name != "study"}
+    given = {n: merged[n] for n in own_sections if n in merged}
+    # a domain that declares [runtime] or [study] among its fields gets a copy of the loop's
+    given |= {n: s.model_dump(mode="json") for n, s in shared.items() if n in domain_config.model_fields}
+    if "study" in domain_config.model_fields:
+        given["study"] = study.model_dump(mode="json")
+    domain = _section(domain_config, "", given)
+    resolved = {name: section.model_dump(mode="json") for name, section in {"study": study, **shared}.items()}
+    resolved |= {n: v for n, v in domain.model_dump(mode="json").items() if n in own_sections}
+    return Config(study=study, domain=domain, domain_class=domain_class, recipe=recipe, values=resolved, **shared)  # type: ignore[arg-type]
+
+
+def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
+    """``["ppo.steps=3", "study.name=mine"]`` → ``{"ppo.steps": 3, "study.name": "mine"}``.
+
+    A value is read as TOML; what is not TOML is taken as a string.
+    """
+    made: dict[str, Any] = {}
+    for item in items:
+        key, equals, raw = item.partition("=")
+        if not equals or not all(part.strip() for part in key.split(".")):
+            raise ConfigError(f"--set {item!r} is not KEY=VALUE", "write for example --set ppo.steps=40")
+        try:
+            value = tomllib.loads(f"value = {raw.strip()}")["value"] if "\n" not in raw else raw
+        except tomllib.TOMLDecodeError:
+            value = raw
+        made[".".join(part.strip() for part in key.split("."))] = value
+    return made
+
+
+def expand(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys made into nested tables: ``{"a.b": 1}`` → ``{"a": {"b": 1}}``; nested ones are kept."""
+    nested: dict[str, Any] = {}
+    for key, value in overrides.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        nested = merge(nested, value)
+    return nested
+
+
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid over ``under``, table by table; neither is changed."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """The dotted keys whose values differ, with both values (None where absent)."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found |= differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found[f"{prefix}{key}"] = (old, new)
+    return found
+
+
+def nearest(name: str, valid: Iterable[str], otherwise: str) -> str:
+    """A fix that names the nearest valid name, or says what else to do."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.55)
+    return f"did you mean {close[0]!r}?" if close else otherwise
+
+
+def _unknown(key: str, valid: Iterable[str]) -> ConfigError:
+    head, _, last = key.rpartition(".")
+    names = sorted(valid)
+    listed = f"valid {'keys of [' + head + ']' if head else 'sections'}: {', '.join(names)}"
+    return ConfigError(
+        f"unknown {'key' if head else 'section or key'} {key!r} in study.toml", nearest(last, names, listed)
+    )
+
+
+def _section(cls: type[_Model], name: str, raw: Any) -> _Model:
+    """One section, strictly typed: "3" is no integer and 1 no truth value."""
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{name} = {raw!r} is not a section", f"write [{name}] and its keys below it")
+    _refuse_unknown(cls, raw, name)
+    try:
+        # JSON mode: lists may become tuples and strings paths, which TOML cannot say otherwise
+        return cls.model_validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join([*([name] if name else []), *(str(part) for part in first["loc"])])
+        if first["type"] == "missing":
+            raise ConfigError(f"{key} is missing in study.toml", f"add {key}") from None
+        given = first["input"]
+        shown = f"{key} = {json.dumps(given, default=str)}" if not isinstance(given, Mapping) else f"[{key}]"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ConfigError(f"{shown}: {_sentence(first)}{more}", f"set {key} to a value of the right kind") from None
+
+
+def _sentence(error: Any) -> str:
+    """Pydantic's message without its prefix, first letter small."""
+    text = str(error["msg"]).removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
+
+
+def _refuse_unknown(cls: type[BaseModel], raw: Mapping[str, Any], path: str) -> None:
+    """Unknown keys at any depth, whatever the model's own ``extra`` says."""
+    names = {field.alias or name: field.annotation for name, field in cls.model_fields.items()}
+    for key, value in raw.items():
+        full = f"{path}.{key}" if path else key
+        if key not in names:
+            raise _unknown(full, names)
+        below = _model_in(names[key])
+        if below is not None and isinstance(value, Mapping):
+            _refuse_unknown(below, value, full)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The one model class of an annotation such as ``Section`` or ``Section | None``; None if there are several."""
+    if isinstance(annotation, type):
+        return annotation if issubclass(annotation, BaseModel) else None
+    models = [m for m in map(_model_in, typing.get_args(annotation)) if m is not None]
+    return models[0] if len(models) == 1 and typing.get_origin(annotation) not in (dict, list, tuple) else None
