@@ -1,0 +1,62 @@
+# make demo: from a fresh clone to a report.   make test: lint, types, tests.   PYTHON=… picks the interpreter.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+STAMP := $(VENV)/.installed
+# -n: processes that run tests side by side
+TEST_JOBS ?= 2
+
+.PHONY: help setup demo test lint types unit durability bench-quick clean
+
+help:
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+setup: $(STAMP) ## a virtual environment with pinned dependencies
+
+$(STAMP): pyproject.toml constraints.txt
+	python=$${PYTHON:-}
+	if [ -z "$$python" ]; then
+		for candidate in python3.11 python3.12 python3.13 python3; do
+			command -v $$candidate >/dev/null || continue
+			if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then python=$$candidate; break; fi
+		done
+	fi
+	[ -n "$$python" ] || { echo "error: no Python 3.11 or newer found"; echo "  fix: install it, or run make PYTHON=/path/to/python3.11"; exit 2; }
+	[ -x $(BIN)/python ] || $$python -m venv $(VENV)
+	# torch first and alone: it is the largest, and a build for this machine's CPU or GPU may already be there
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## the whole loop on the embedded world: a table here and demo/report.html
+	$(BIN)/tropism demo $(DEMO)
+
+test: lint types unit ## ruff, mypy and every test (durability with a few kills)
+
+lint: $(STAMP) ## ruff, check and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+unit: $(STAMP) ## pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(TEST_JOBS) --dist loadfile
+
+durability: $(STAMP) ## thirty kills over a small study's run time
+	TROPISM_KILLS=$${TROPISM_KILLS:-30} $(BIN)/pytest -m durability --timeout 3600 -s
+
+bench-quick: $(STAMP) ## every benchmark in its small case
+	for script in benchmarks/*.py; do
+		case $$script in */common.py|*/__init__.py) continue;; esac
+		echo "== $$script --quick"
+		$(BIN)/python $$script --quick
+	done
+
+clean: ## remove the demo and every cache (the virtual environment stays)
+	rm -rf $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,7 @@
+"""``python -m tropism``: the command line."""
+
+from __future__ import annotations
+
+from tropism.cli.main import main
+
+main()

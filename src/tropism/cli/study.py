@@ -1,0 +1,100 @@
+"""``tropism demo | new | run | status | report | recipes | gc``: a study's life from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tropism.study.study import Study
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in --set ppo.steps=40. May be repeated."),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put this group's commands on the application."""
+    for command in (demo, new, run, status, report, recipes, gc):
+        app.command()(command)
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the demo's study goes.")] = Path("demo"),
+    settings: Settings = None,
+) -> None:
+    """Run the whole loop for two rounds on the embedded world: a table here, report.html there. Downloads nothing."""
+    from tropism.study.study import Study
+
+    if (folder / "study.toml").exists():
+        typer.echo(f"going on with the study in {folder}")
+        study = Study.open(folder)
+    else:
+        study = Study.create(folder, recipe="tinytalk", overrides=settings or [])
+    _run(study)
+
+
+def new(
+    folder: Folder,
+    recipe: Annotated[str, typer.Option("--recipe", help="A built-in recipe; `tropism recipes` lists them.")] = "tinytalk",
+    settings: Settings = None,
+) -> None:
+    """Make a study from a recipe. Nothing runs yet."""
+    from tropism.study.study import Study
+
+    Study.create(folder, recipe=recipe, overrides=settings or [])
+    typer.echo(f"made {folder / 'study.toml'}; next: tropism run {folder}")
+
+
+def run(folder: Folder, settings: Settings = None) -> None:
+    """Run a study to its end. The same command again goes on where it was."""
+    from tropism.study.study import Study
+
+    _run(Study.open(folder, overrides=settings or []))
+
+
+def status(folder: Folder) -> None:
+    """Say how far a study is, and who is running it."""
+    from tropism.cli.tables import print_status
+    from tropism.study.study import Study
+
+    print_status(Study.open(folder))
+
+
+def report(folder: Folder) -> None:
+    """Write the study's self-contained report.html from what is there."""
+    from tropism.study.study import Study
+
+    typer.echo(str(Study.open(folder).report()))
+
+
+def recipes() -> None:
+    """List the built-in recipes."""
+    from tropism.study.config import recipes as built_in
+
+    listed = built_in()
+    width = max((len(recipe.name) for recipe in listed), default=0)
+    for recipe in listed:
+        typer.echo(f"{recipe.name:<{width}}  {recipe.summary}")
+
+
+def gc(folder: Folder) -> None:
+    """Delete the artifacts that the study's lineage does not need."""
+    from tropism.study.study import Study
+
+    freed = Study.open(folder).gc()
+    typer.echo(f"freed {freed / 2**20:.1f} MiB")
+
+
+def _run(study: Study) -> None:
+    from tropism.cli.show import progress
+    from tropism.cli.tables import print_results
+
+    with progress() as sink:
+        study.run(progress=sink)
+    print_results(study)
+    typer.echo(f"report: {study.report()}")

@@ -1,0 +1,249 @@
+"""All that a report shows, read from a study's folder: its database, its metrics, its artifacts.
+
+Nothing is computed anew: the report shows what the stages found. Whatever is absent stays an empty collection, and the
+page says why. Left out: the feedback's texts, which belong to people and do not go into a file that is passed around.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from tropism.errors import StoreError
+from tropism.store import schema
+from tropism.store.artifacts import ArtifactStore
+from tropism.store.database import Database
+from tropism.store.metrics import MetricStore
+
+STAGE_ORDER = ("base", "collect", "reward", "improve", "evaluate", "decide")
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage of the study and what it handed over."""
+
+    name: str
+    round: int
+    status: str
+    seed: int
+    seconds: float | None
+    cpu_seconds: float | None
+    folders: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def activity(self) -> str:
+        """The name without its round: ``improve`` for ``improve-2``."""
+        return self.name.rsplit("-", 1)[0] if self.name.rsplit("-", 1)[-1].isdigit() else self.name
+
+
+@dataclass(frozen=True)
+class PolicyRow:
+    id: str
+    round: int
+    parent: str | None
+    reference: str | None
+    reward_model: str | None
+    status: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RewardRow:
+    id: str
+    round: int
+    events: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    policy_id: str
+    round: int
+    values: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        found = self.values.get("metrics")
+        return found if isinstance(found, Mapping) else {}
+
+
+@dataclass(frozen=True)
+class FeedbackCount:
+    """Events of one kind by one teacher on the queries of one round."""
+
+    round: int | None
+    kind: str
+    teacher: str
+    teacher_kind: str
+    events: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything a report needs, as plain values."""
+
+    name: str
+    resolved: Mapping[str, Any]
+    stages: tuple[StageRow, ...]
+    policies: tuple[PolicyRow, ...]
+    rewards: tuple[RewardRow, ...]
+    evaluations: tuple[EvaluationRow, ...]
+    feedback: tuple[FeedbackCount, ...]
+    queries: Mapping[int, int]
+    seals: int
+    metrics: Mapping[str, Mapping[str, list[tuple[int, float]]]]
+    """stage → metric → [(step, value)], ascending."""
+    samples: Mapping[int, list[dict[str, Any]]]
+    """round → rows of the evaluation's samples.jsonl."""
+
+    def rounds(self) -> list[int]:
+        """Every round that left a policy, a reward model or an evaluation."""
+        rows = (*self.policies, *self.rewards, *self.evaluations)
+        return sorted({row.round for row in rows if row.round > 0})
+
+    def evaluation(self, round_: int) -> EvaluationRow | None:
+        return next((row for row in self.evaluations if row.round == round_), None)
+
+    def reward(self, round_: int) -> RewardRow | None:
+        return next((row for row in self.rewards if row.round == round_), None)
+
+    def policy(self, round_: int) -> PolicyRow | None:
+        return next((row for row in self.policies if row.round == round_), None)
+
+
+def gather(folder: Path) -> Facts:
+    """Read a study's folder. StoreError if it is no study."""
+    database = Database.open(folder / "study.db")
+    try:
+        with database.read() as connection:
+            stages = _stages(connection)
+            facts = {
+                "policies": _policies(connection),
+                "rewards": _rewards(connection),
+                "evaluations": _evaluations(connection),
+                "feedback": _feedback(connection),
+                "queries": _queries(connection),
+                "seals": connection.execute(sa.select(sa.func.count()).select_from(schema.seals)).scalar_one(),
+            }
+    finally:
+        database.close()
+    resolved_file = folder / "resolved.json"
+    resolved = json.loads(resolved_file.read_text("utf-8")) if resolved_file.is_file() else {}
+    name = resolved.get("config", resolved).get("study", {}).get("name") or folder.absolute().name
+    return Facts(
+        name=str(name),
+        resolved=resolved,
+        stages=stages,
+        metrics=_metrics(folder / "metrics.db", [stage.name for stage in stages]),
+        samples=_samples(ArtifactStore(folder / "artifacts"), stages),
+        **facts,
+    )
+
+
+def _stages(connection: sa.Connection) -> tuple[StageRow, ...]:
+    rows = []
+    for row in connection.execute(sa.select(schema.stages)).mappings():
+        outputs = row["outputs"] or {}
+        rows.append(
+            StageRow(
+                name=row["name"],
+                round=row["round"],
+                status=row["status"],
+                seed=row["seed"],
+                seconds=row["seconds"],
+                cpu_seconds=row["cpu_seconds"],
+                folders=outputs.get("folders") or {},
+                values=outputs.get("values") or {},
+            )
+        )
+
+    def place(stage: StageRow) -> tuple[int, int, str]:
+        known = STAGE_ORDER.index(stage.activity) if stage.activity in STAGE_ORDER else len(STAGE_ORDER)
+        return stage.round, known, stage.name
+
+    return tuple(sorted(rows, key=place))
+
+
+def _policies(connection: sa.Connection) -> tuple[PolicyRow, ...]:
+    table = schema.policies
+    rows = connection.execute(sa.select(table).order_by(table.c.round, table.c.id)).mappings()
+    return tuple(
+        PolicyRow(
+            row["id"], row["round"], row["parent_policy_id"], row["reference_policy_id"], row["reward_model_id"],
+            row["status"], row["values"] or {},
+        )
+        for row in rows
+    )  # fmt: skip
+
+
+def _rewards(connection: sa.Connection) -> tuple[RewardRow, ...]:
+    table, sets = schema.reward_models, schema.event_sets
+    joined = table.outerjoin(sets, sets.c.id == table.c.event_set_id)
+    query = sa.select(table.c.id, table.c.round, table.c["values"], sets.c.count.label("events")).select_from(joined)
+    rows = connection.execute(query.order_by(table.c.round, table.c.id)).mappings()
+    return tuple(RewardRow(row["id"], row["round"], row["events"] or 0, row["values"] or {}) for row in rows)
+
+
+def _evaluations(connection: sa.Connection) -> tuple[EvaluationRow, ...]:
+    table = schema.evaluations
+    rows = connection.execute(sa.select(table).order_by(table.c.round, table.c.id)).mappings()
+    return tuple(EvaluationRow(row["policy_id"], row["round"], row["values"] or {}) for row in rows)
+
+
+def _feedback(connection: sa.Connection) -> tuple[FeedbackCount, ...]:
+    events, queries, teachers = schema.events, schema.queries, schema.teachers
+    columns = (queries.c.round, events.c.kind, events.c.teacher_id, teachers.c.kind.label("teacher_kind"))
+    joined = events.outerjoin(queries, queries.c.id == events.c.query_id).join(teachers, teachers.c.id == events.c.teacher_id)
+    query = sa.select(*columns, sa.func.count().label("events")).select_from(joined).group_by(*columns).order_by(*columns)
+    rows = connection.execute(query).mappings()
+    return tuple(
+        FeedbackCount(row["round"], row["kind"], row["teacher_id"], row["teacher_kind"], row["events"]) for row in rows
+    )
+
+
+def _queries(connection: sa.Connection) -> dict[int, int]:
+    column = schema.queries.c.round
+    rows = connection.execute(sa.select(column, sa.func.count()).group_by(column).order_by(column))
+    return {int(row[0]): int(row[1]) for row in rows}
+
+
+def _metrics(path: Path, stages: list[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    if not path.is_file():
+        return {}
+    store = MetricStore(path)
+    try:
+        tables = {stage: {name: list(rows) for name, rows in store.table(stage).items()} for stage in stages}
+    finally:
+        store.close()
+    return {stage: table for stage, table in tables.items() if table}
+
+
+def _samples(artifacts: ArtifactStore, stages: tuple[StageRow, ...]) -> dict[int, list[dict[str, Any]]]:
+    found: dict[int, list[dict[str, Any]]] = {}
+    for stage in stages:
+        digest = stage.folders.get("samples")
+        if digest is None or not artifacts.has(digest):
+            continue
+        if rows := list(read_jsonl(artifacts.path(digest))):
+            found[stage.round] = rows
+    return found
+
+
+def read_jsonl(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of every ``*.jsonl`` of an artifact, in the order of the files' names. StoreError on a broken line."""
+    for path in sorted(folder.glob("**/*.jsonl")):
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise StoreError(
+                        f"line {number} of {path.name} in artifact {folder.name} is no JSON: {error.msg}",
+                        "the artifact is damaged: restore it from a copy, or run the study again in a new folder",
+                    ) from error
