@@ -38,7 +38,7 @@ class PhaseClock:
         return wall | {f"cpu/{name}_s": seconds for name, seconds in self._cpu.items()}
 
 
-def peak_memory_mib() -> float:
+def peak_rss_mib() -> float:
     """Largest resident memory of this process since its start, in MiB (ru_maxrss is KiB on Linux, bytes on macOS)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
