@@ -61,16 +61,6 @@ def load_state(
         raise StoreError(f"checkpoint {folder} lacks {error}", fix) from error
 
 
-def save_training_state(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """``save_state`` for the usual case of one model and one optimiser."""
-    save_state(folder, models={"model": model}, optimizers={"optimizer": optimizer})
-
-
-def load_training_state(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """The inverse of ``save_training_state``, in place."""
-    load_state(folder, models={"model": model}, optimizers={"optimizer": optimizer})
-
-
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write named tensors; each is copied first, because the format refuses views and shared storage."""
     from safetensors.torch import save_file
