@@ -1,0 +1,1 @@
+"""The database's migrations, shipped with the package and run by ``tropism.store.database``."""
