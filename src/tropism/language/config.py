@@ -1,0 +1,184 @@
+"""The language domain's sections of study.toml, each field documented where it stands."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tropism.language.policy import ValueTrunk
+from tropism.language.sft import SftSettings
+from tropism.language.worlds.base import ModelSettings
+from tropism.runtime.precision import PrecisionName
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WorldSection(Section):
+    """Where tasks come from."""
+
+    name: str = "text"
+    """``tinytalk`` (made by the package), ``sentiment`` (a data folder), or ``text`` (files of your own)."""
+    data: str | None = None
+    """Data folder of a world that reads one (sentiment)."""
+    prompts: str | None = None
+    """text: prompts, JSONL with ``prompt``, CSV with a ``prompt`` column, or one per line."""
+    demonstrations: str | None = None
+    """text: JSONL with ``prompt`` and ``completion`` for SFT."""
+    gold: str | None = None
+    """text: ``file.py:function`` of (prompts, completions, rows) that returns true utilities for oracle teachers."""
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    """text: share of prompts held out for evaluation, by hash of the prompt."""
+    validation_fraction: float = Field(0.15, gt=0, lt=1)
+    """text: share of prompts whose feedback is held out to assess reward models."""
+    options: dict[str, Any] = {}
+    """Further options of a world, passed on as they are."""
+
+
+class ModelSection(ModelSettings):
+    """The starting model: a folder or name to load, or the shape of one that the world makes on the spot."""
+
+    path: str | None = None
+    """Hugging Face folder or name. Without it the world makes a model."""
+
+
+class SftSection(SftSettings):
+    """Supervised fine-tuning of the starting model on demonstrations."""
+
+    demonstrations: int = Field(2000, ge=0)
+    """How many demonstrations to take (fewer if the world has fewer); 0: no SFT."""
+
+
+class SamplingSection(Section):
+    """How policies answer. Only temperature: other truncations bias the PPO ratio."""
+
+    max_new_tokens: int = Field(24, ge=1)
+    temperature: float = Field(1.0, gt=0)
+
+
+class RewardSection(Section):
+    """What the policy is paid for."""
+
+    learned: bool = True
+    """Fit a reward model on feedback. False: the functions below are the whole reward."""
+    weight: float = 1.0
+    """Weight of the learned score (standardised on the reference's samples)."""
+    functions: dict[str, float] = {}
+    """``"file.py:function" = weight``: Python rewards of (prompts, completions, rows), added to the learned score."""
+    network: Literal["frozen", "full"] = "frozen"
+    """``frozen``: small networks on features of the frozen reference; ``full``: fine-tune a copy of it."""
+    members: int = Field(5, ge=1)
+    hidden: int = Field(64, ge=1)
+    """Width of the small networks (frozen)."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    patience: int = Field(6, ge=1)
+    pessimism: float = Field(0.0, ge=0)
+    """c in mean − c·variance over the ensemble."""
+    clip: float | None = Field(None, gt=0)
+    """Clip of the summed score, in standard deviations of the reference's samples."""
+    missing_end_penalty: float = Field(1.0, ge=0)
+    """Taken off a completion that the length limit cut."""
+    scale_samples: int = Field(256, ge=8)
+    """Samples of the reference on which the scale (mean 0, deviation 1) is frozen."""
+
+
+class PpoSection(Section):
+    """Proximal policy optimisation (Schulman et al. 2017) as in InstructGPT (Ouyang et al. 2022)."""
+
+    steps: int = Field(40, ge=1)
+    """Rollout-and-optimise steps per round."""
+    batch_size: int = Field(128, ge=1)
+    """Completions per rollout."""
+    completions_per_prompt: int = Field(1, ge=1)
+    epochs: int = Field(4, ge=1)
+    mini_batch_size: int = Field(32, ge=1)
+    """Completions per optimiser step."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Completions per forward; only memory depends on it."""
+    learning_rate: float = Field(2e-4, gt=0)
+    warmup_steps: int = Field(5, ge=0)
+    """Steps over which the learning rate rises from 0, after the critic's warm-up."""
+    critic_warmup_steps: int = Field(3, ge=0)
+    """First steps in which only the value head learns."""
+    critic_learning_rate: float | None = Field(1e-3, gt=0)
+    """Learning rate of the value head and separate trunk; null: that of the policy."""
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    value_trunk: ValueTrunk = "shared"
+    value_coef: float = Field(0.1, ge=0)
+    """c₁ of the value loss."""
+    value_clip_range: float | None = Field(None, gt=0)
+    """Value clipping in units of the return's deviation; null: off."""
+    entropy_coef: float = Field(0.0, ge=0)
+    clip_range: float = Field(0.2, gt=0)
+    """ε of the clipped surrogate."""
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    """λ of generalised advantage estimation (Schulman et al. 2016)."""
+    kl_old_coef: float = Field(0.0, ge=0)
+    """β of KL(π_old‖π_θ)."""
+    kl_ref_coef: float = Field(0.1, ge=0)
+    """Weight of the KL to the reference."""
+    kl_ref_in: Literal["reward", "loss"] = "reward"
+    """``reward``: −coef·k1 per token; ``loss``: a differentiable KL(π_θ‖π_ref)."""
+    kl_target: float | None = Field(None, gt=0)
+    """Sequence KL (nats) that an adaptive coefficient aims at (Ziegler et al. 2019); null: fixed."""
+    kl_rate: float = Field(0.1, gt=0, lt=5)
+    """Rate K_β of the adaptive coefficient, per rollout."""
+    kl_old_stop: float | None = Field(0.1, gt=0)
+    """Stop a step's remaining mini-batches once KL(π_old‖π_θ) per token exceeds this."""
+    kl_limit: float | None = Field(None, gt=0)
+    """Stop the round once the sequence KL to the reference exceeds this many nats."""
+    ptx_coef: float = Field(0.0, ge=0)
+    """Weight of the pretraining mix (PPO-ptx): SFT loss on demonstrations."""
+    ptx_batch_size: int = Field(32, ge=1)
+    divergence_kl: float = Field(2.0, gt=0)
+    """KL(π_old‖π_θ) per token beyond which a step counts as diverged and is rolled back."""
+    divergence_loss: float = Field(1e3, gt=0)
+    max_rollbacks: int = Field(3, ge=0)
+    checkpoint_every: int = Field(5, ge=1)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> PpoSection:
+        if self.batch_size % self.completions_per_prompt:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of completions_per_prompt")
+        if self.mini_batch_size > self.batch_size:
+            raise ValueError(f"mini_batch_size {self.mini_batch_size} is larger than batch_size {self.batch_size}")
+        return self
+
+
+class EvaluationSection(Section):
+    """What every round is measured by, on test prompts."""
+
+    prompts: int = Field(300, ge=2)
+    keep: list[str] = []
+    """Aspects that no round may lose (against the reference, within the tolerance); a loss blocks promotion."""
+    tolerance: float = Field(0.05, ge=0)
+    """How much of a kept aspect, and of the win rate against the policy before, may be lost to noise."""
+    kl_limit: float | None = Field(None, gt=0)
+    """Sequence KL beyond which a round is not promoted."""
+
+
+class PrecisionSection(Section):
+    """Numbers that models compute in."""
+
+    precision: PrecisionName = "auto"
+
+
+class LanguageConfig(Section):
+    """All sections of the language domain."""
+
+    world: WorldSection = WorldSection()
+    model: ModelSection = ModelSection()
+    sft: SftSection = SftSection()
+    sampling: SamplingSection = SamplingSection()
+    reward: RewardSection = RewardSection()
+    ppo: PpoSection = PpoSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    compute: PrecisionSection = PrecisionSection()

@@ -1,0 +1,135 @@
+"""The language policy of PPO: a causal LM with a value head, on the policy's own trunk or on one of its own.
+
+A policy on disk is a plain Hugging Face folder; the critic lies beside the weights in ``critic.safetensors``, which other
+tools ignore.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from tropism.engine.batch import TokenBatch
+from tropism.engine.models import eos_ids, load_policy, save_policy
+from tropism.engine.scoring import check_head, completion_scores, hidden_states, states_before
+
+ValueTrunk = Literal["shared", "separate"]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one forward of the actor-critic yields for completion tokens, each ``[B, C]`` (0 where padded)."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+
+
+class ActorCritic(nn.Module):
+    """π_θ and V_φ. With ``value_trunk="shared"`` V reads the policy's own hidden states."""
+
+    def __init__(self, lm: nn.Module, value_trunk: ValueTrunk = "shared") -> None:
+        super().__init__()
+        self.lm = lm
+        self.value_lm = copy.deepcopy(lm) if value_trunk == "separate" else None
+        self.value_head = nn.Linear(lm.config.hidden_size, 1)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def evaluate(self, batch: TokenBatch, *, temperature: float = 1.0, detach_value_trunk: bool = False) -> Evaluated:
+        """Log-probabilities, entropies, and V of the state before each completion token.
+
+        ``detach_value_trunk``: critic warm-up, when the value loss must not move the policy through a shared trunk.
+        """
+        hidden = hidden_states(self.lm, batch)
+        scores = completion_scores(self.lm, batch, hidden, temperature=temperature)
+        states = hidden if self.value_lm is None else hidden_states(self.value_lm, batch)
+        states = states_before(states.detach() if detach_value_trunk else states, batch)
+        values = self.value_head(states).squeeze(-1).float() * batch.mask
+        return Evaluated(scores.logprobs, scores.entropy, values)
+
+    def critic_state(self) -> dict[str, Tensor]:
+        """The critic's own tensors (of a separate trunk too), contiguous copies."""
+        state = {f"head.{k}": v.detach().clone() for k, v in self.value_head.state_dict().items()}
+        if self.value_lm is not None:
+            trunk = self.value_lm.get_decoder().state_dict()
+            state |= {f"trunk.{k}": v.detach().clone().contiguous() for k, v in trunk.items()}
+        return state
+
+    def load_critic(self, folder: Path) -> bool:
+        """Load ``critic.safetensors`` of a policy folder if it is there and of the same kind."""
+        path = folder / "critic.safetensors"
+        if not path.is_file():
+            return False
+        state = load_file(path)
+        has_trunk = any(k.startswith("trunk.") for k in state)
+        if has_trunk != (self.value_lm is not None):
+            return False
+        self.value_head.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("head.")})
+        if self.value_lm is not None:
+            self.value_lm.get_decoder().load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("trunk.")})
+        return True
+
+
+@dataclass(frozen=True)
+class LanguagePolicy:
+    """A loaded policy: model in eval mode, tokenizer, end-of-sequence ids."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    eos: frozenset[int]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> LanguagePolicy:
+        """From a Hugging Face folder or name; ModelError where the engine would compute it wrongly."""
+        model, tokenizer = load_policy(folder)
+        check_head(model)
+        return cls(model.eval(), tokenizer, eos_ids(model, tokenizer))
+
+    def save(self, folder: Path, card: Mapping[str, Any], critic: ActorCritic | None = None) -> None:
+        """Write a Hugging Face folder, with the critic beside it."""
+        save_policy(self.model, self.tokenizer, folder, card)
+        if critic is not None:
+            save_file(critic.critic_state(), folder / "critic.safetensors")
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, with the tokenizer's own BOS rule; never empty where there is a BOS or EOS to start with."""
+        ids = self.tokenizer(prompt, add_special_tokens=True)["input_ids"]
+        while ids and ids[-1] in self.eos:  # some tokenizers end every text; a prompt is not ended
+            ids = ids[:-1]
+        if not ids:
+            start = self.tokenizer.bos_token_id
+            ids = [start if start is not None else min(self.eos)]
+        return list(ids)
+
+    def encode_completion(self, text: str) -> list[int]:
+        """Token ids of a finished completion given as text: no BOS, one EOS at the end (that of the tokenizer)."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        return [*ids, end if end is not None else min(self.eos)]
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text of completion tokens, without special tokens."""
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A frozen copy of a model in memory (trap: a reference is never re-read from its path)."""
+    reference = copy.deepcopy(model).eval()
+    for parameter in reference.parameters():
+        parameter.requires_grad_(False)
+    return reference
+
+
+@torch.no_grad()
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two models of one architecture have equal weights, bit for bit."""
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))

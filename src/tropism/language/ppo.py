@@ -1,0 +1,221 @@
+"""Proximal policy optimisation for language models (Schulman et al. 2017; Ouyang et al. 2022), one readable step.
+
+Maximises E[min(ρA, clip(ρ, 1−ε, 1+ε)A)] − β·KL(π_old‖π_θ) − c₁·(V−R)² + c₂·entropy, with a KL to the reference as
+per-token reward or as loss, and InstructGPT's pretraining mix. Contracts (``ppo_checks.py``) are asserted in every run;
+state, snapshots and checkpoints are in ``ppo_state.py``. Left out: several ranks (every loss already divides by the
+global counts of its mini-batch), reward models that judge single steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tropism.engine.batch import TokenBatch, crop
+from tropism.engine.generation import Sampling, generate
+from tropism.engine.scoring import completion_scores, hidden_states
+from tropism.feedback.records import Task
+from tropism.language import ppo_checks as checks
+from tropism.language.config import PpoSection
+from tropism.language.policy import ActorCritic, LanguagePolicy
+from tropism.language.ppo_state import PpoState
+from tropism.language.rewards import RewardSum
+from tropism.language.rollouts import Rollout, tasks_of_step, write_rows
+from tropism.monitoring.phases import PhaseClock
+from tropism.objectives import kl
+from tropism.objectives.advantages import deviation, gae, terminal_rewards, whiten
+from tropism.objectives.policy import clipped_surrogate, entropy_bonus, sft_loss, value_loss
+from tropism.runtime.precision import Precision
+from tropism.runtime.seeding import derive, permutation
+from tropism.runtime.stage import StageRun
+
+Probe = Callable[[Sequence[Task], Sequence[str]], Sequence[float]]
+"""Something measured on every rollout but never optimised (gold utilities): (tasks, texts) -> one number each."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What one rollout asks of the networks, each ``[B, C]``; ``return_deviation`` is a scalar."""
+
+    advantages: Tensor
+    returns: Tensor
+    return_deviation: Tensor
+
+
+@dataclass
+class PpoTrainer:
+    """Improves ``policy.model`` in place against ``rewards``, leashed to ``reference`` (a frozen copy in memory)."""
+
+    policy: LanguagePolicy
+    reference: LanguagePolicy
+    actor: ActorCritic
+    rewards: RewardSum
+    tasks: Sequence[Task]
+    settings: PpoSection
+    sampling: Sampling
+    precision: Precision
+    run: StageRun
+    demonstrations: Sequence[tuple[list[int], list[int]]] = ()
+    probe: Probe | None = None
+
+    def __post_init__(self) -> None:
+        checks.before_training(self.settings, self.actor, self.reference.model, self.precision, self.demonstrations)
+        self.state = PpoState(self.actor, self.settings)
+
+    def train(self) -> dict[str, float]:
+        """All steps of a round, from the newest checkpoint on; returns the last step's metrics."""
+        self.state.resume(self.run)
+        while self.state.step < self.settings.steps and not self.state.finished:
+            self.step()
+            if self.state.step % self.settings.checkpoint_every == 0 or self.state.step == self.settings.steps:
+                self.state.checkpoint(self.run)
+            self.run.check_stop()
+        return self.state.last
+
+    def step(self) -> None:
+        """One PPO step."""
+        step, clock, settings = self.state.step, PhaseClock(), self.settings
+        tasks = tasks_of_step(self.tasks, settings.batch_size // settings.completions_per_prompt, self.run.seed, step)
+        with clock("rollout"):  # 1. sample completions from π_old
+            rollout = self.sample([t for t in tasks for _ in range(settings.completions_per_prompt)])
+        with clock("score"):  # 2. π_old, V and π_ref on them, by the forward that trains
+            self.score(rollout)
+        with clock("reward"):  # 3. what each completion is paid, by component
+            rollout.paid = self.rewards(rollout.tasks, rollout.generation, rollout.texts)
+        targets = self.targets(rollout)  # 4. per-token rewards, advantages, returns
+        metrics = checks.rollout_metrics(
+            rollout, settings, self.state, self.actor, self.reference.model, self.precision
+        )
+        with clock("optimise"):  # 5. epochs of clipped mini-batches, rolled back on divergence
+            metrics |= self.optimise(rollout, targets)
+        self.state.update_kl_coef(metrics["kl/ref_k1"])  # 6. the leash
+        extra = {"gold": self.probe(rollout.tasks, rollout.texts)} if self.probe else {}
+        metrics |= {f"ppo/{name}_mean": sum(x) / len(x) for name, x in extra.items()}
+        write_rows(self.run.folder / "rollouts" / f"step-{step:05d}.jsonl", rollout.rows(extra))
+        self.state.advance(metrics, self.settings.kl_limit)  # 7. on to the next step
+        self.run.log(step, metrics | clock.metrics())
+        note = f"score {metrics['ppo/score_mean']:+.2f}  KL {metrics['kl/ref_k1']:.2f}"
+        self.run.progress.update("PPO", step + 1, settings.steps, note)
+
+    def sample(self, tasks: list[Task]) -> Rollout:
+        """Completions of π_old, one per task given."""
+        prompts = [self.policy.encode_prompt(str(t.payload["prompt"])) for t in tasks]
+        seed = derive(self.run.seed, "ppo-rollout", self.state.step)
+        with self.precision.autocast():
+            generation = generate(
+                self.policy.model, prompts, self.sampling, seed=seed, sequence_ids=range(len(prompts)),
+                policy_version=f"{self.run.name}:{self.state.step}",
+            )  # fmt: skip
+        texts = [self.policy.decode(c) for c in generation.completions]
+        return Rollout.empty(self.state.step, tasks, generation, texts)
+
+    @torch.no_grad()
+    def score(self, rollout: Rollout) -> None:
+        """Fill in old_logprobs, entropy, values and ref_logprobs, in chunks of a mini-batch."""
+        batch, temperature = rollout.batch, self.sampling.temperature
+        for rows in self.chunks(torch.arange(len(batch)), self.settings.mini_batch_size):
+            part = batch.select(rows)
+            with self.precision.autocast():
+                own = self.actor.evaluate(part, temperature=temperature)
+                hidden = hidden_states(self.reference.model, part)
+                ref = completion_scores(self.reference.model, part, hidden, temperature=temperature, entropy=False)
+            rollout.fill(rows, own.logprobs, own.entropy, own.values, ref.logprobs)
+
+    def targets(self, rollout: Rollout) -> Targets:
+        """Terminal score on the last token, KL penalty on every token, GAE, advantages whitened over the rollout."""
+        settings, mask = self.settings, rollout.batch.mask
+        rewards = terminal_rewards(rollout.paid.total, mask)
+        if settings.kl_ref_in == "reward":
+            rewards = rewards + kl.kl_ref_reward(rollout.old_logprobs, rollout.ref_logprobs, mask, self.state.kl_coef)
+        advantages, returns = gae(rewards, rollout.values, mask, settings.gamma, settings.lam)
+        return Targets(whiten(advantages, mask), returns, deviation(returns, mask))
+
+    def optimise(self, rollout: Rollout, targets: Targets) -> dict[str, float]:
+        """Epochs of mini-batches; a mini-batch is what the optimiser steps on. Returns means over all of them."""
+        total = checks.Mean()
+        self.state.snapshot()
+        for epoch in range(self.settings.epochs):
+            order = torch.from_numpy(
+                permutation(len(rollout.batch), derive(self.run.seed, "minibatch", self.state.step), epoch)
+            )
+            for number, rows in enumerate(self.chunks(order, self.settings.mini_batch_size)):
+                if epoch == 0 and number == 0:
+                    total.add(checks.first_mini_batch(self, rollout, rows))
+                terms = self.mini_batch(rollout, targets, rows, epoch, number)
+                total.add(terms)
+                if checks.diverged(terms, self.settings):
+                    self.state.roll_back(terms)
+                    return total.means() | {"ppo/rolled_back": 1.0, "ppo/epochs_done": float(epoch)}
+                if self.settings.kl_old_stop is not None and terms["kl/old"] > self.settings.kl_old_stop:
+                    return total.means() | {"ppo/rolled_back": 0.0, "ppo/epochs_done": float(epoch)}
+        return total.means() | {"ppo/rolled_back": 0.0, "ppo/epochs_done": float(self.settings.epochs)}
+
+    def mini_batch(self, rollout: Rollout, targets: Targets, rows: Tensor, epoch: int, number: int) -> dict[str, float]:
+        """One optimiser step: gradients summed over micro-batches, every loss over the mini-batch's own token count."""
+        count = int(rollout.batch.completion_lengths[rows].sum())
+        terms: dict[str, float] = {}
+        self.state.zero_grad()
+        for part in self.chunks(rows, self.settings.micro_batch_size or len(rows)):
+            losses, logged = self.losses(rollout, targets, part, max(1, count))
+            torch.stack(losses).sum().backward()
+            for name, value in logged.items():
+                terms[name] = terms.get(name, 0.0) + value
+        if self.settings.ptx_coef and not self.state.critic_only:
+            terms["ppo/ptx_loss"] = self.pretraining_mix(epoch, number)
+        return terms | self.state.optimiser_step()
+
+    def losses(
+        self, rollout: Rollout, targets: Targets, rows: Tensor, count: int
+    ) -> tuple[list[Tensor], dict[str, float]]:
+        """The weighted losses of some rows, to be summed, and what is logged of them."""
+        settings, batch = self.settings, rollout.batch.select(rows)
+        mask, critic_only = batch.mask, self.state.critic_only
+        old, ref = crop(rollout.old_logprobs[rows], batch), crop(rollout.ref_logprobs[rows], batch)
+        shared = self.actor.value_lm is None
+        with self.precision.autocast():
+            now = self.actor.evaluate(
+                batch, temperature=self.sampling.temperature, detach_value_trunk=critic_only and shared
+            )
+        surrogate = clipped_surrogate(
+            now.logprobs, old, crop(targets.advantages[rows], batch), mask, settings.clip_range, count
+        )
+        value = value_loss(
+            now.values, crop(rollout.values[rows], batch), crop(targets.returns[rows], batch), mask, count,
+            settings.value_clip_range, targets.return_deviation,
+        )  # fmt: skip
+        kl_old = kl.kl_old_penalty(now.logprobs, old, mask, count)
+        entropy = entropy_bonus(now.entropy, mask, count)
+        losses = [settings.value_coef * value.loss]
+        if not critic_only:
+            losses += [surrogate.loss, settings.kl_old_coef * kl_old, -settings.entropy_coef * entropy]
+            if settings.kl_ref_in == "loss":
+                losses.append(self.state.kl_coef * kl.kl_ref_loss(now.logprobs, ref, mask, count, old))
+        return losses, {
+            "ppo/policy_loss": float(surrogate.loss.detach()),
+            "ppo/value_loss": float(value.loss.detach()),
+            "ppo/clip_fraction": float(surrogate.clip_fraction_sum) / count,
+            "ppo/value_clip_fraction": float(value.clip_fraction_sum) / count,
+            "ppo/ratio_mean": float(surrogate.ratio_sum) / count,
+            "ppo/entropy": float(entropy.detach()),
+            "kl/old": float(kl_old.detach()),
+        }
+
+    def pretraining_mix(self, epoch: int, number: int) -> float:
+        """PPO-ptx: adds the gradient of ptx_coef · SFT loss on a counter-chosen batch; returns the loss."""
+        seed = derive(self.run.seed, "ptx", self.state.step, epoch, number)
+        chosen = permutation(len(self.demonstrations), seed, 0)[: self.settings.ptx_batch_size]
+        pairs = [self.demonstrations[int(i)] for i in chosen]
+        batch = TokenBatch.of([p for p, _ in pairs], [c for _, c in pairs])
+        with self.precision.autocast():
+            scores = completion_scores(self.actor.lm, batch, hidden_states(self.actor.lm, batch), entropy=False)
+        loss = sft_loss(scores.logprobs, batch.mask, int(batch.completion_lengths.sum()))
+        (self.settings.ptx_coef * loss).backward()
+        return float(loss.detach())
+
+    @staticmethod
+    def chunks(rows: Tensor, size: int) -> Iterator[Tensor]:
+        """Consecutive groups of at most ``size`` rows."""
+        yield from rows.split(size)

@@ -1,0 +1,162 @@
+"""PPO's contracts, asserted in every run, and the metrics that show them.
+
+Before training: the precision asked for is the one that runs, everything is in eval mode, the reference is frozen and not
+the policy's own tensors. After each rollout: KL to a reference of equal weights is exactly 0, the score sits on the last
+token. On the first mini-batch: π_θ/π_old is 1, else the old log-probabilities are recomputed, and that must mend it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from tropism.engine.batch import crop
+from tropism.errors import ConfigError, ContractError
+from tropism.language.config import PpoSection
+from tropism.language.policy import ActorCritic, same_weights
+from tropism.language.rollouts import Rollout
+from tropism.monitoring.phases import peak_rss_mib
+from tropism.objectives.advantages import deviation
+from tropism.runtime.precision import Precision
+
+if TYPE_CHECKING:
+    from tropism.language.ppo import PpoTrainer
+    from tropism.language.ppo_state import PpoState
+
+RATIO_LIMIT = {"fp32": 1e-4, "bf16": 1e-3}
+"""Largest |log ratio| at step 0 in fp32, mean |log ratio| in bf16."""
+MISMATCH_LIMIT = {"fp32": 1e-2, "bf16": 0.3}
+"""Mean |log π_rollout − log π_trainer| per token beyond which a run stops: the sampler is not the policy."""
+
+
+class Mean:
+    """Means over mini-batches, of what was really computed: a name's mean is over the times it was added."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            total, n = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value, n + 1)
+
+    def means(self) -> dict[str, float]:
+        return {name: total / n for name, (total, n) in self._sums.items()}
+
+
+def before_training(
+    settings: PpoSection,
+    actor: ActorCritic,
+    reference: nn.Module,
+    precision: Precision,
+    demonstrations: Sequence[object],
+) -> None:
+    """Contracts that hold for a whole run."""
+    precision.check()
+    actor.eval()
+    reference.eval()
+    if any(p.requires_grad for p in reference.parameters()):
+        raise ContractError("the reference has parameters that require gradients", "pass a frozen copy (copy_of)")
+    shared = {p.data_ptr() for p in actor.parameters()} & {p.data_ptr() for p in reference.parameters()}
+    if shared:
+        raise ContractError(
+            "policy and reference share tensors, so the leash would move with the policy", "copy the reference"
+        )
+    if settings.ptx_coef and not demonstrations:
+        raise ConfigError(
+            "ppo.ptx_coef is set, but the world has no demonstrations", "set ppo.ptx_coef = 0 or give some"
+        )
+
+
+def rollout_metrics(
+    rollout: Rollout,
+    settings: PpoSection,
+    state: PpoState,
+    actor: ActorCritic,
+    reference: nn.Module,
+    precision: Precision,
+) -> dict[str, float]:
+    """Assert the rollout's contracts; return what is logged of it (means over valid tokens or over sequences)."""
+    mask, paid = rollout.batch.mask, rollout.paid
+    tokens = max(1, int(mask.sum()))
+    k1, k3 = rollout.kl_ref, rollout.kl_ref_k3()
+    if state.step == 0 and same_weights(actor.lm, reference) and float(k1.abs().max()) != 0.0:
+        raise ContractError(f"KL to a reference of equal weights is {float(k1.abs().max()):.3g}, not 0", "report this")
+    gap = (rollout.generation.logprob_rows() - rollout.old_logprobs).abs()[mask]
+    mismatch = float(gap.mean()) if len(gap) else 0.0
+    if not mismatch <= MISMATCH_LIMIT[precision.name]:
+        raise ContractError(
+            f"rollout and trainer log-probabilities differ by {mismatch:.3g} nats a token in {precision.name}",
+            "set compute.precision = 'fp32'; if it stays, the model samples from another distribution than it scores",
+        )
+    for tensor, name in ((rollout.old_logprobs, "old_logprobs"), (rollout.values, "values"), (paid.total, "reward")):
+        if not bool(torch.isfinite(tensor).all()):
+            raise ContractError(
+                f"{name} of the rollout at step {rollout.step} is not finite",
+                "see the reward functions and the weights",
+            )
+    return {
+        "ppo/reward_mean": float((paid.total - state.kl_coef * k1).mean())
+        if settings.kl_ref_in == "reward"
+        else float(paid.total.mean()),
+        "ppo/score_mean": float(paid.total.mean()),
+        "ppo/score_std": float(paid.total.std(correction=0)),
+        "ppo/value_mean": float(rollout.values.sum()) / tokens,
+        "ppo/value_std": float(deviation(rollout.values, mask)),
+        "ppo/reward_clipped": float(paid.clipped.float().mean()),
+        "ppo/kl_coef": state.kl_coef,
+        "ppo/rate_factor": state.rate_factor,
+        "ppo/policy_entropy": float(rollout.entropy.sum()) / tokens,
+        "kl/ref_k1": float(k1.mean()),
+        "kl/ref_k3": float(k3.mean()),
+        "length/completion_tokens": float(rollout.batch.completion_lengths.float().mean()),
+        "length/missing_end": sum(s == "length" for s in rollout.generation.stops) / len(rollout.tasks),
+        "check/mismatch_mean": mismatch,
+        "check/mismatch_max": float(gap.max()) if len(gap) else 0.0,
+        "check/precision_bits": float(precision.check()),
+        "memory/peak_rss_mib": peak_rss_mib(),
+        **{f"reward/{name}_mean": float(values.mean()) for name, values in paid.components.items()},
+    }
+
+
+def first_mini_batch(trainer: PpoTrainer, rollout: Rollout, rows: Tensor) -> dict[str, float]:
+    """π_θ/π_old on the first mini-batch must be 1; if not, recompute old_logprobs, after which it must be."""
+    limit, recomputed = RATIO_LIMIT[trainer.precision.name], 0.0
+    worst, mean = _log_ratio(trainer, rollout, rows)
+    if not _within(trainer.precision, worst, mean, limit):
+        recomputed = 1.0
+        trainer.score(rollout)
+        worst, mean = _log_ratio(trainer, rollout, rows)
+        if not _within(trainer.precision, worst, mean, limit):
+            raise ContractError(
+                f"π_θ/π_old at step {rollout.step} is off by {worst:.3g} (mean {mean:.3g}) before any update",
+                "the model's forward depends on its batch: use a model without batch-dependent layers, or fp32",
+            )
+    return {"check/ratio_max": worst, "check/ratio_mean": mean, "check/old_recomputed": recomputed}
+
+
+def _within(precision: Precision, worst: float, mean: float, limit: float) -> bool:
+    return worst < limit if precision.name == "fp32" else mean < limit
+
+
+@torch.no_grad()
+def _log_ratio(trainer: PpoTrainer, rollout: Rollout, rows: Tensor) -> tuple[float, float]:
+    batch = rollout.batch.select(rows)
+    with trainer.precision.autocast():
+        now = trainer.actor.evaluate(batch, temperature=trainer.sampling.temperature)
+    gap = (now.logprobs - crop(rollout.old_logprobs[rows], batch)).abs()[batch.mask]
+    return (float(gap.max()), float(gap.mean())) if len(gap) else (0.0, 0.0)
+
+
+def diverged(terms: Mapping[str, float], settings: PpoSection) -> bool:
+    """Whether a mini-batch's numbers mean divergence: anything not finite, KL to the old policy or a loss beyond its limit."""
+    watched = ("ppo/policy_loss", "ppo/value_loss", "kl/old", "ppo/grad_norm")
+    if not all(math.isfinite(terms[name]) for name in watched):
+        return True
+    return (
+        terms["kl/old"] > settings.divergence_kl or max(abs(terms[n]) for n in watched[:2]) > settings.divergence_loss
+    )

@@ -1,0 +1,146 @@
+"""What a completion is paid: learned score, Python reward functions, missing-end penalty, each kept apart.
+
+The KL penalty is not here: it is paid per token, in ``ppo.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tropism.engine.generation import Generation
+from tropism.errors import ConfigError, RewardError
+from tropism.feedback.records import Task
+
+TextReward = Callable[[Sequence[str], Sequence[str], Sequence[Mapping[str, Any]]], Sequence[float]]
+"""A Python reward: (prompts, completion texts, task payloads) -> one number per completion."""
+
+
+class RewardSource(Protocol):
+    """One component of the reward, called once per rollout."""
+
+    name: str
+    weight: float
+
+    def __call__(self, tasks: Sequence[Task], generation: Generation, texts: Sequence[str]) -> Tensor:
+        """Scores fp32 ``[B]``, unweighted."""
+        ...
+
+
+def load_function(reference: str) -> TextReward:
+    """The function behind ``file.py:function`` or ``package.module:function``; ConfigError naming what is missing."""
+    place, _, name = reference.rpartition(":")
+    if not place or not name:
+        raise ConfigError(f"'{reference}' names no function", "write file.py:function or package.module:function")
+    if place.endswith(".py"):
+        path = Path(place)
+        if not path.is_file():
+            raise ConfigError(f"reward file {path} does not exist", "give the path as seen from where tropism runs")
+        spec = importlib.util.spec_from_file_location(
+            f"tropism_user_{hashlib.sha256(place.encode()).hexdigest()[:8]}", path
+        )
+        assert spec is not None and spec.loader is not None  # a .py file always has a loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ImportError as error:
+            raise ConfigError(
+                f"module '{place}' cannot be imported: {error}", "install it or correct the name"
+            ) from error
+    function = getattr(module, name, None)
+    if function is None or not callable(function):
+        public = [n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_")]
+        raise ConfigError(f"'{place}' has no function '{name}'", f"it has: {', '.join(public) or 'none'}")
+    return function
+
+
+@dataclass
+class FunctionReward:
+    """A Python function as a reward component; errors and NaN name the prompt and completion."""
+
+    reference: str
+    weight: float
+    function: TextReward
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name = self.reference.rpartition(":")[2]
+
+    def __call__(self, tasks: Sequence[Task], generation: Generation, texts: Sequence[str]) -> Tensor:
+        prompts = [str(t.payload["prompt"]) for t in tasks]
+        try:
+            raw = self.function(prompts, texts, [t.payload for t in tasks])
+        except Exception as error:
+            problem = f"reward function {self.reference} raised {type(error).__name__}: {error}"
+            raise RewardError(problem, "mend the function; the run goes on from its last checkpoint") from error
+        return checked_scores(raw, len(texts), self.reference, prompts, texts)
+
+
+def checked_scores(raw: Any, count: int, source: str, prompts: Sequence[str], texts: Sequence[str]) -> Tensor:
+    """A reward's return value as fp32 ``[count]``; RewardError on a wrong shape, a non-number or a non-finite value."""
+    try:
+        scores = torch.as_tensor([float(x) for x in raw], dtype=torch.float32)
+    except (TypeError, ValueError) as error:
+        raise RewardError(f"reward {source} returned {raw!r:.80}", "return one number per completion") from error
+    if scores.shape != (count,):
+        raise RewardError(f"reward {source} returned {len(scores)} numbers for {count} completions", "return one each")
+    bad = (~torch.isfinite(scores)).nonzero().flatten()
+    if len(bad):
+        i = int(bad[0])
+        where = f"prompt {prompts[i]!r:.60}, completion {texts[i]!r:.60}"
+        raise RewardError(
+            f"reward {source} is {float(scores[i])} for {where} (and {len(bad) - 1} more)", "return finite numbers"
+        )
+    return scores
+
+
+@dataclass
+class CallableReward:
+    """Any callable on the rollout as a component (gold utilities, noise controls)."""
+
+    name: str
+    function: Callable[[Sequence[Task], Generation, Sequence[str]], Sequence[float]]
+    weight: float = 1.0
+
+    def __call__(self, tasks: Sequence[Task], generation: Generation, texts: Sequence[str]) -> Tensor:
+        raw = self.function(tasks, generation, texts)
+        return checked_scores(raw, len(texts), self.name, [str(t.payload["prompt"]) for t in tasks], texts)
+
+
+@dataclass(frozen=True)
+class PaidRewards:
+    """The reward of a rollout: ``total`` ``[B]`` as paid on the last token, ``components`` each ``[B]``, weighted."""
+
+    total: Tensor
+    components: dict[str, Tensor]
+    clipped: Tensor
+
+
+@dataclass
+class RewardSum:
+    """Weighted sum of sources, clipped, less the missing-end penalty (InstructGPT and the long practice after it)."""
+
+    sources: list[RewardSource]
+    missing_end_penalty: float = 0.0
+    clip: float | None = None
+
+    def __call__(self, tasks: Sequence[Task], generation: Generation, texts: Sequence[str]) -> PaidRewards:
+        components = {s.name: s.weight * s(tasks, generation, texts) for s in self.sources}
+        total = torch.stack(list(components.values())).sum(0)
+        clipped = torch.zeros_like(total, dtype=torch.bool)
+        if self.clip is not None:
+            clipped = total.abs() > self.clip
+            total = total.clamp(-self.clip, self.clip)
+        missing = torch.tensor([stop == "length" for stop in generation.stops], dtype=torch.float32)
+        components["missing_end"] = -self.missing_end_penalty * missing
+        return PaidRewards(total + components["missing_end"], components, clipped)

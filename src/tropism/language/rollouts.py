@@ -1,0 +1,145 @@
+"""Rollouts: sampled completions with everything PPO needs, and their storage as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tropism.engine.batch import TokenBatch
+from tropism.engine.generation import Generation, Sampling, generate
+from tropism.feedback.records import Candidate, Provenance, Task
+from tropism.language.policy import LanguagePolicy
+from tropism.language.rewards import PaidRewards
+from tropism.runtime.precision import Precision
+from tropism.runtime.seeding import permutation
+
+ENGINE = "tropism-hf-1"
+"""Version of the sampling engine, kept with every candidate."""
+
+
+@dataclass
+class Rollout:
+    """One PPO step's completions. Tensors per token are ``[B, C]`` (0 where padded), per sequence ``[B]``."""
+
+    step: int
+    tasks: list[Task]
+    generation: Generation
+    texts: list[str]
+    batch: TokenBatch
+    old_logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+    ref_logprobs: Tensor
+    paid: PaidRewards
+
+    @classmethod
+    def empty(cls, step: int, tasks: list[Task], generation: Generation, texts: list[str]) -> Rollout:
+        """A rollout that is sampled but neither scored nor paid."""
+        batch = generation.batch()
+        blank = [torch.zeros(batch.mask.shape) for _ in range(4)]
+        unpaid = PaidRewards(torch.zeros(len(batch)), {}, torch.zeros(len(batch), dtype=torch.bool))
+        return cls(step, tasks, generation, texts, batch, *blank, unpaid)
+
+    def fill(self, rows: Tensor, logprobs: Tensor, entropy: Tensor, values: Tensor, ref_logprobs: Tensor) -> None:
+        """Set the per-token tensors of some rows, each given as ``[b, C']`` with C' ≤ C."""
+        width = logprobs.shape[1]
+        self.old_logprobs[rows, :width] = logprobs
+        self.entropy[rows, :width] = entropy
+        self.values[rows, :width] = values
+        self.ref_logprobs[rows, :width] = ref_logprobs
+
+    @property
+    def kl_ref(self) -> Tensor:
+        """Sequence KL to the reference, k1 = Σ log π_old − log π_ref, nats ``[B]``."""
+        return (self.old_logprobs - self.ref_logprobs).sum(1)
+
+    def kl_ref_k3(self) -> Tensor:
+        """k3 = Σ (r − 1 − log r) with r = π_ref/π_old (Schulman 2020), nats ``[B]``: never negative, less noisy."""
+        log_ratio = self.ref_logprobs - self.old_logprobs
+        return (torch.expm1(log_ratio) - log_ratio).sum(1)
+
+    def rows(self, extra: Mapping[str, Sequence[float]] | None = None) -> Iterator[dict[str, Any]]:
+        """One JSON row per completion, reward by component."""
+        kl = self.kl_ref.tolist()
+        for i, task in enumerate(self.tasks):
+            yield {
+                "step": self.step,
+                "task_id": task.id,
+                "prompt": task.payload["prompt"],
+                "completion": self.texts[i],
+                "tokens": self.generation.completions[i],
+                "stop": self.generation.stops[i],
+                "reward": {name: float(values[i]) for name, values in self.paid.components.items()},
+                "reward_total": float(self.paid.total[i]),
+                "kl_nats": kl[i],
+                **{name: float(values[i]) for name, values in (extra or {}).items()},
+            }
+
+
+def write_rows(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """Write JSON lines so that the file is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
+    partial.rename(path)
+
+
+def tasks_of_step(tasks: Sequence[Task], count: int, seed: int, step: int) -> list[Task]:
+    """The ``count`` tasks of a step: each epoch is a permutation, the cursor is step × count, nothing to save."""
+    cursors = range(step * count, (step + 1) * count)
+    orders = {epoch: permutation(len(tasks), seed, epoch) for epoch in {c // len(tasks) for c in cursors}}
+    return [tasks[int(orders[c // len(tasks)][c % len(tasks)])] for c in cursors]
+
+
+def sample_candidates(
+    policy: LanguagePolicy,
+    policy_id: str,
+    tasks: Sequence[Task],
+    k: int,
+    sampling: Sampling,
+    seed: int,
+    precision: Precision,
+) -> list[list[Candidate]]:
+    """K completions per task as candidates ``[N][K]``, each with what made it."""
+    prompts = [policy.encode_prompt(str(t.payload["prompt"])) for t in tasks for _ in range(k)]
+    with precision.autocast():
+        out = generate(
+            policy.model, prompts, sampling, seed=seed, sequence_ids=range(len(prompts)), policy_version=policy_id
+        )
+    how = {"temperature": sampling.temperature, "max_new_tokens": sampling.max_new_tokens, "precision": precision.name}
+    made: list[list[Candidate]] = []
+    for n, task in enumerate(tasks):
+        row = range(n * k, (n + 1) * k)
+        made.append(
+            [
+                Candidate(
+                    task.id,
+                    "text",
+                    {"text": policy.decode(out.completions[i]), "tokens": out.completions[i], "stop": out.stops[i]},
+                    Provenance(policy_id, {**how, "sequence": i}, ENGINE, seed),
+                )
+                for i in row
+            ]
+        )
+    return made
+
+
+def texts_of(candidates: Sequence[Sequence[Candidate]]) -> list[list[str]]:
+    """The texts ``[N][K]`` of text candidates."""
+    return [[str(c.content["text"]) for c in row] for row in candidates]
+
+
+def lengths_of(candidates: Sequence[Candidate]) -> np.ndarray:
+    """Token counts ``[n]``; words where a candidate was imported as text."""
+    return np.array(
+        [len(c.content["tokens"]) if "tokens" in c.content else len(str(c.content["text"]).split()) for c in candidates]
+    )
