@@ -20,10 +20,13 @@ from torch import Tensor
 from tropism.digests import digest
 from tropism.errors import DataError
 from tropism.feedback.records import Candidate, Judgement, Task
+from tropism.feedback.values import Approval, BestOf, Comparison, Label, Ranking, Rating, parse_value, slot_names
 from tropism.reward import evidence
 from tropism.reward.evidence import Choices, Labels, Rankings, Ratings, Scale
 
-MOST_LEVELS = 20
+_Slots = Mapping[str, int]  # canonical slot -> candidate number
+
+MOST_STEPS = 20
 """Whole-numbered scales of at most this many steps are categories too, for the ordinal loss."""
 
 
@@ -35,6 +38,7 @@ class RewardData:
     tasks: tuple[Task, ...]
     streams: tuple[str, ...]
     scales: tuple[Scale, ...]
+    label_names: tuple[str, ...]
     candidate_task: Tensor
     """``[n]`` long: the task of each candidate."""
     choices: Choices
@@ -109,7 +113,8 @@ class _Builder:
         self.votes: dict[tuple[str, int], dict[str, Any]] = {}
         self.ranked: list[dict[str, Any]] = []
         self.rated: list[dict[str, Any]] = []
-        self.labelled: dict[tuple[int, int], dict[str, Any]] = {}
+        self.labelled: dict[tuple[int, int, int], dict[str, Any]] = {}
+        self.label_names: dict[str, int] = {}
         self.used: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
 
@@ -127,27 +132,25 @@ class _Builder:
             "stream": self.streams.setdefault(stream, len(self.streams)),
         }
         self.tasks.setdefault(judgement.task.id, judgement.task)
-        try:
-            dropped = handle(judgement, [self._candidate(c, where["task"]) for c in judgement.candidates], where)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            value = dict(judgement.value)
-            raise DataError(
-                f"{kind} {value} of event {judgement.event_id} does not fit its {len(judgement.candidates)} candidates",
-                f"correct the event ({type(error).__name__}: {error})",
-            ) from error
+        slots = slot_names(kind, len(judgement.candidates))
+        index = {s: self._candidate(c, where["task"]) for s, c in zip(slots, judgement.candidates, strict=True)}
+        if len(set(index.values())) != len(index):
+            raise DataError(f"query {judgement.query.id} shows one candidate twice", "drop the query from the feedback")
+        dropped = handle(parse_value(kind, judgement.value, slots), judgement, index, where)
         if dropped is None:
             self.used[kind] += 1
         else:
             self.dropped[dropped] += 1
 
-    def _handlers(self) -> Mapping[str, Callable[[Judgement, list[int], dict[str, int]], str | None]]:
+    def _handlers(self) -> Mapping[str, Callable[[Any, Judgement, _Slots, dict[str, int]], str | None]]:
+        """What each kind of value becomes; a handler returns the reason where it made no row."""
         return {
             "comparison": self._comparison,
             "best_of": self._best_of,
             "ranking": self._ranking,
             "rating": self._rating,
             "label": self._label,
-            "approval": self._label,
+            "approval": self._approval,
         }
 
     def _check_split(self, task: Task) -> None:
@@ -167,79 +170,72 @@ class _Builder:
             self.candidate_task.append(task)
         return self.candidate_number[candidate.id]
 
-    def _comparison(self, judgement: Judgement, index: list[int], where: dict[str, int]) -> str | None:
-        choice, strength = judgement.value["choice"], judgement.value.get("strength") or 0
-        if choice == "cannot_judge":
+    def _comparison(self, value: Comparison, judgement: Judgement, index: _Slots, where: dict[str, int]) -> str | None:
+        if value.choice == "cannot_judge":
             return "cannot_judge"
-        if choice == "both_bad":
-            for candidate in index:
-                self._vote_label(candidate, 0.0, where)
+        if value.choice == "both_bad":
+            self._all_bad(index, where)
             return None
-        share = {"a": [1.0, 0.0], "b": [0.0, 1.0], "tie": [0.5, 0.5]}[choice]
-        margin = self.strength_margin * float(strength) / 3
-        self._vote(judgement, index, share, [margin if s == 1.0 else 0.0 for s in share], where)
+        self._vote(judgement, index, value.choice, self.strength_margin * value.strength / 3, where)
         return None
 
-    def _best_of(self, judgement: Judgement, index: list[int], where: dict[str, int]) -> str | None:
-        best = slot(judgement.value["best"], len(index))
-        self._vote(judgement, index, [float(i == best) for i in range(len(index))], [0.0] * len(index), where)
+    def _best_of(self, value: BestOf, judgement: Judgement, index: _Slots, where: dict[str, int]) -> str | None:
+        if value.best == "cannot_judge":
+            return "cannot_judge"
+        if value.best == "all_bad":
+            self._all_bad(index, where)
+            return None
+        self._vote(judgement, index, value.best, 0.0, where)
         return None
 
-    def _vote(
-        self, judgement: Judgement, index: list[int], share: list[float], margin: list[float], where: dict[str, int]
-    ) -> None:
-        if len(set(index)) != len(index) or len(index) != len(share):
-            raise ValueError(f"{len(set(index))} different candidates for {len(share)} slots")
-        key = (judgement.query.id, where["stream"])
-        new = {"index": index, "target": [0.0] * len(index), "margin": [0.0] * len(index), "weight": 0.0, **where}
-        row = self.votes.setdefault(key, new)
+    def _vote(self, judgement: Judgement, index: _Slots, choice: str, margin: float, where: dict[str, int]) -> None:
+        new = {"index": list(index.values()), "target": [0.0] * len(index), "margin": [0.0] * len(index), "weight": 0.0}
+        row = self.votes.setdefault((judgement.query.id, where["stream"]), {**new, **where})
         before, row["weight"] = row["weight"], row["weight"] + 1.0
-        for name, vote in (("target", share), ("margin", margin)):
-            row[name] = [(x * before + v) / row["weight"] for x, v in zip(row[name], vote, strict=True)]
+        for i, name in enumerate(index):
+            share = 1 / len(index) if choice == "tie" else float(name == choice)
+            row["target"][i] = (row["target"][i] * before + share) / row["weight"]
+            row["margin"][i] = (row["margin"][i] * before + margin * (name == choice)) / row["weight"]
 
-    def _ranking(self, judgement: Judgement, index: list[int], where: dict[str, int]) -> str | None:
-        tiers = [-1] * len(index)
-        for tier, slots in enumerate(judgement.value["rank"]):
-            for name in slots:
-                tiers[slot(name, len(index))] = tier
-        if sum(tier >= 0 for tier in tiers) < 2:
-            return "ranking: fewer than two ranked candidates"
-        self.ranked.append({"index": index, "tiers": tiers, "weight": 1.0, **where})
+    def _ranking(self, value: Ranking, judgement: Judgement, index: _Slots, where: dict[str, int]) -> str | None:
+        tier_of = {name: tier for tier, names in enumerate(value.rank) for name in names}
+        tiers = [tier_of.get(name, -1) for name in index]
+        self.ranked.append({"index": list(index.values()), "tiers": tiers, "weight": 1.0, **where})
         return None
 
-    def _rating(self, judgement: Judgement, index: list[int], where: dict[str, int]) -> str | None:
-        value = judgement.value
-        if value.get("step") is not None or value.get("segment") is not None:
+    def _rating(self, value: Rating, judgement: Judgement, index: _Slots, where: dict[str, int]) -> str | None:
+        if value.step is not None or value.segment is not None:
             return "rating of a part of a candidate"
-        low, high = (float(end) for end in value["scale"])
-        score = float(value["score"])
-        if not low <= score <= high or low >= high:
-            raise ValueError(f"score {score} outside the scale {low} to {high}")
-        whole = (high - low).is_integer() and (score - low).is_integer() and high - low < MOST_LEVELS
-        scale = Scale(str(value.get("aspect") or ""), low, high, int(high - low) + 1 if whole else 0)
-        self.rated.append(
-            {
-                "index": index[slot(value["slot"], len(index)) if value.get("slot") else 0],
-                "score": 2 * (score - low) / (high - low) - 1,
-                "category": int(score - low) if whole else -1,
-                "scale": self.scales.setdefault(scale, len(self.scales)),
-                "weight": 1.0,
-                **where,
-            }
-        )
+        low, high, score = float(value.scale[0]), float(value.scale[1]), float(value.score)
+        whole = (high - low).is_integer() and (score - low).is_integer() and high - low <= MOST_STEPS
+        scale = Scale(value.aspect, low, high, int(high - low) + 1 if whole else 0)
+        row = {
+            "index": index[value.slot],
+            "score": 2 * (score - low) / (high - low) - 1,
+            "category": int(score - low) if whole else -1,
+            "scale": self.scales.setdefault(scale, len(self.scales)),
+            "weight": 1.0,
+        }
+        self.rated.append({**row, **where})
         return None
 
-    def _label(self, judgement: Judgement, index: list[int], where: dict[str, int]) -> str | None:
-        value = judgement.value
-        given = value["label"] if "label" in value else value["approval"]
-        target = {"good": 1.0, "safe": 1.0, "up": 1.0, "bad": 0.0, "unsafe": 0.0, "down": 0.0}[given]
-        self._vote_label(index[slot(value["slot"], len(index)) if value.get("slot") else 0], target, where)
+    def _label(self, value: Label, judgement: Judgement, index: _Slots, where: dict[str, int]) -> str | None:
+        self._vote_label(index[value.slot], value.name, value.good, where)
         return None
 
-    def _vote_label(self, candidate: int, target: float, where: dict[str, int]) -> None:
-        new = {"index": candidate, "target": 0.0, "weight": 0.0, **where}
-        row = self.labelled.setdefault((candidate, where["stream"]), new)
-        row["target"] = (row["target"] * row["weight"] + target) / (row["weight"] + 1)
+    def _approval(self, value: Approval, judgement: Judgement, index: _Slots, where: dict[str, int]) -> str | None:
+        self._vote_label(index[value.slot], "approval", value.approved, where)
+        return None
+
+    def _all_bad(self, index: _Slots, where: dict[str, int]) -> None:
+        for candidate in index.values():
+            self._vote_label(candidate, "good", False, where)
+
+    def _vote_label(self, candidate: int, name: str, good: bool, where: dict[str, int]) -> None:
+        number = self.label_names.setdefault(name, len(self.label_names))
+        new = {"index": candidate, "name": number, "target": 0.0, "weight": 0.0, **where}
+        row = self.labelled.setdefault((candidate, number, where["stream"]), new)
+        row["target"] = (row["target"] * row["weight"] + float(good)) / (row["weight"] + 1)
         row["weight"] += 1.0
 
     def data(self) -> RewardData:
@@ -249,6 +245,7 @@ class _Builder:
             tasks=tuple(self.tasks.values()),
             streams=tuple(self.streams),
             scales=tuple(self.scales),
+            label_names=tuple(self.label_names),
             candidate_task=torch.tensor(self.candidate_task, dtype=torch.long),
             choices=evidence.choices(list(self.votes.values())),
             rankings=evidence.rankings(self.ranked),
@@ -257,11 +254,3 @@ class _Builder:
             used=dict(self.used),
             dropped=dict(self.dropped),
         )
-
-
-def slot(name: str, count: int) -> int:
-    """Index of a canonical slot: ``a``, ``b`` of a comparison, ``c1`` … ``cK`` otherwise; ValueError if unknown."""
-    number = {"a": 0, "b": 1}.get(name, int(name[1:]) - 1 if name[:1] == "c" and name[1:].isdigit() else -1)
-    if not 0 <= number < count:
-        raise ValueError(f"no slot {name!r} among {count} candidates")
-    return number

@@ -67,6 +67,8 @@ class Ratings(Evidence):
 class Labels(Evidence):
     """Labels of one candidate: ``index`` ``[N]``."""
 
+    name: Tensor
+    """``[N]`` long: index into ``RewardData.label_names`` (the quality: ``good``, ``safe``, …)."""
     target: Tensor
     """``[N]`` share of votes for the good class."""
 
@@ -132,7 +134,10 @@ def ratings(rows: Sequence[dict[str, Any]]) -> Ratings:
 
 
 def labels(rows: Sequence[dict[str, Any]]) -> Labels:
-    """Rows with ``index``, ``target``, ``weight``, ``task``, ``stream``."""
+    """Rows with ``index``, ``name``, ``target``, ``weight``, ``task``, ``stream``."""
     return Labels(
-        index=_column(rows, "index", torch.long), target=_column(rows, "target", torch.float32), **_common(rows)
+        index=_column(rows, "index", torch.long),
+        name=_column(rows, "name", torch.long),
+        target=_column(rows, "target", torch.float32),
+        **_common(rows),
     )
