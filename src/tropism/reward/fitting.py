@@ -1,7 +1,7 @@
 """Fitting a reward model: AdamW on mini-batches of evidence, bootstrap ensembles, early stopping, exact resume.
 
 Every random choice (order, bootstrap weights, dropout) is a function of (seed, epoch), so that an epoch done again
-after a kill gives the same bits. Left out: schedules of the learning rate (early stopping decides), and distributed fitting.
+after a kill gives the same bits. Left out: learning-rate schedules (early stopping decides), and distributed fitting.
 """
 
 from __future__ import annotations
