@@ -16,7 +16,9 @@ Split = Literal["train", "validation", "test"]
 """Splits are by task. ``train``: policies learn on it and teachers are asked about it; ``validation``: held-out
 feedback for reward models; ``test``: evaluation only, never asked about in training."""
 
-QueryKind = Literal["comparison", "ranking", "best_of", "rating", "label", "demonstration", "correction", "critique", "approval"]
+QueryKind = Literal[
+    "comparison", "ranking", "best_of", "rating", "label", "demonstration", "correction", "critique", "approval"
+]
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Candidate:
 class Query:
     """A task and K candidates in canonical slots, with the random order they are shown in.
 
-    ``candidate_ids[i]`` sits in canonical slot i (``a``, ``b`` for comparisons; ``c1`` … ``cK`` otherwise); a teacher sees
-    slot ``shown_order[0]`` first. Values always speak of canonical slots, never of screen sides.
+    ``candidate_ids[i]`` sits in canonical slot i (``a``, ``b`` for comparisons; ``c1`` … ``cK`` otherwise); a teacher
+    sees slot ``shown_order[0]`` first. Values always speak of canonical slots, never of screen sides.
     """
 
     task_id: str

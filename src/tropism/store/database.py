@@ -12,7 +12,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from tropism.digests import canonical_json
@@ -70,8 +71,7 @@ class Database:
                 with _begin(engine, timeout_s, partial) as connection:
                     connection.exec_driver_sql(f"PRAGMA application_id = {schema.APPLICATION_ID}")
                     _upgrade(connection)
-                with engine.connect() as connection:
-                    connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                _checkpoint(engine)
                 engine.dispose()
                 try:
                     os.link(partial, path)  # unlike a rename, this never replaces what another process just made
@@ -154,6 +154,11 @@ class Database:
             self._writing_thread = None
             self._writer.release()
 
+    def checkpoint(self) -> None:
+        """Bring the write-ahead log into the file and empty it, as far as readers allow: erased bytes are gone then."""
+        with _as_store_error(self.path):
+            _checkpoint(self.engine)
+
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
@@ -170,6 +175,16 @@ class Database:
         if row is None:
             return "another process (no trainer holds this study; a backup or another program has the file open)"
         return f"another process (the study's trainer is pid {row.pid} on {row.host}: {row.command})"
+
+
+def insert_new(connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows whose key is not there yet; the others stay as they are (their keys are digests of their content)."""
+    if not rows:
+        return
+    dialect = connection.dialect.name
+    insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    keys = [column.name for column in table.primary_key.columns]
+    connection.execute(insert.on_conflict_do_nothing(index_elements=keys), list(rows))
 
 
 class _LockWaitError(Exception):
@@ -190,6 +205,7 @@ def _engine(path: Path) -> Engine:
         _patiently(raw, "PRAGMA journal_mode=WAL")
         raw.execute("PRAGMA synchronous=FULL")
         raw.execute("PRAGMA foreign_keys=ON")
+        raw.execute("PRAGMA secure_delete=ON")  # an erased name must not linger in a free page
         raw.execute("PRAGMA recursive_triggers=ON")  # else INSERT OR REPLACE would delete past the append-only triggers
 
     @sa.event.listens_for(engine, "begin")
@@ -230,6 +246,14 @@ def _begin(engine: Engine, timeout_s: float, path: Path) -> Iterator[Connection]
                 time.sleep(random.uniform(0.001, 0.01))  # two waiters must not stay in step
         with transaction:
             yield connection
+
+
+def _checkpoint(engine: Engine) -> None:
+    raw = engine.raw_connection()  # without SQLAlchemy's BEGIN: a checkpoint cannot run inside a transaction
+    try:
+        raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        raw.close()
 
 
 def _upgrade(connection: Connection) -> None:

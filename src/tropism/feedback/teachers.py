@@ -1,0 +1,170 @@
+"""Who answers queries: the protocol of teachers that answer at once, and of those that are waited for.
+
+An oracle or a judge answers in the call. A person answers in the studio, an import in its file: their events arrive in
+the log from elsewhere, and the study asks ``poll`` what is still open. Left out: who is asked which query (the
+studio's queue), and judges, which are language policies and live with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from tropism.errors import DataError
+from tropism.feedback.events import FeedbackLog
+from tropism.feedback.projection import chunks, current_view
+from tropism.feedback.records import Answer, Candidate, Query, Task
+from tropism.store.schema import events
+
+
+@dataclass(frozen=True)
+class QueryContext:
+    """What a teacher may look at, by id. People see tasks and candidates only; oracles need utilities.
+
+    ``utilities[query id]``: gold utility of each canonical slot, ``[K]``. ``step_utilities[query id]``: utilities by
+    step, ``[K][T]`` (T may differ between slots), for myopic oracles. ``center`` and ``spread`` are the unit in which
+    oracles measure: the mean utility, and the deviation within queries. They are those of the whole context, so
+    asking a part of its queries gives the same answers.
+    """
+
+    tasks: Mapping[str, Task]
+    candidates: Mapping[str, Candidate]
+    utilities: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    step_utilities: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    center: float = 0.0
+    spread: float = 1.0
+
+    @classmethod
+    def build(
+        cls,
+        tasks: Iterable[Task],
+        candidates: Iterable[Candidate],
+        utilities: Mapping[str, Sequence[float]] | None = None,
+        step_utilities: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    ) -> QueryContext:
+        """A context with ``center`` and ``spread`` measured on the utilities given (spread 1 if they are all equal).
+
+        Errors: DataError if a utility is NaN or infinite.
+        """
+        steps = step_utilities or {}
+        gold = dict(utilities or {id: [math.fsum(slot) for slot in slots] for id, slots in steps.items()})
+        for id, values in gold.items():
+            for value in values:
+                if not math.isfinite(value):
+                    raise DataError(f"gold utility {value} in query {id}", "a gold reward must be a finite number")
+        every = [float(value) for values in gold.values() for value in values]
+        center = math.fsum(every) / len(every) if every else 0.0
+        return cls({t.id: t for t in tasks}, {c.id: c for c in candidates}, gold, steps, center, _spread(gold.values()))
+
+
+def _spread(queries: Iterable[Sequence[float]]) -> float:
+    """Pooled standard deviation within queries: tasks of different difficulty do not widen it."""
+    squares: list[float] = []
+    freedom = 0
+    singles: list[float] = []
+    for values in queries:
+        singles.extend(values)
+        if len(values) > 1:
+            mean = math.fsum(values) / len(values)
+            squares += [(value - mean) ** 2 for value in values]
+            freedom += len(values) - 1
+    if freedom == 0 and len(singles) > 1:  # ratings ask about one candidate each: the deviation between them
+        mean = math.fsum(singles) / len(singles)
+        squares, freedom = [(value - mean) ** 2 for value in singles], len(singles) - 1
+    found = math.sqrt(math.fsum(squares) / freedom) if freedom else 0.0
+    return found if found > 0 else 1.0
+
+
+class Teacher(Protocol):
+    """A teacher that answers at once. ``answer`` gives one Answer per query, in order; a skip has value None."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    def answer(self, queries: Sequence[Query], context: QueryContext) -> list[Answer]: ...
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How far an awaited teacher is: queries with a current answer, and those still open, in the order asked."""
+
+    answered: int
+    open: list[Query]
+
+    @property
+    def done(self) -> bool:
+        """True when nothing is open."""
+        return not self.open
+
+
+class AwaitedTeacher(Protocol):
+    """A teacher whose answers arrive in the log from elsewhere: the study polls until nothing is open."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    def poll(self, log: FeedbackLog, queries: Sequence[Query]) -> Waiting: ...
+
+
+@dataclass(frozen=True)
+class PersonTeacher:
+    """People: any of them may answer; a query is answered once ``votes_per_query`` different people have."""
+
+    id: str = "people"
+    votes_per_query: int = 1
+    kind: str = "person"
+
+    def poll(self, log: FeedbackLog, queries: Sequence[Query]) -> Waiting:
+        """What is answered and what is open. Cheap: two database queries, nothing is locked."""
+        left = pending(log, queries, self.votes_per_query)
+        return Waiting(len(queries) - len(left), left)
+
+
+def pending(
+    log: FeedbackLog, queries: Sequence[Query], votes: int = 1, *, teacher_id: str | None = None
+) -> list[Query]:
+    """The queries that fewer than ``votes`` teachers have a current value for (of ``teacher_id`` alone, if given)."""
+    voted: dict[str, int] = {}
+    where = current_view()
+    if teacher_id is not None:
+        where.append(events.c.teacher_id == teacher_id)
+    statement = sa.select(events.c.query_id, sa.func.count(sa.distinct(events.c.teacher_id))).group_by(
+        events.c.query_id
+    )
+    with log.database.read() as connection:
+        for part in chunks(sorted({query.id for query in queries})):
+            rows = connection.execute(statement.where(*where, events.c.query_id.in_(part)))
+            voted.update((id, count) for id, count in rows)
+    return [query for query in queries if voted.get(query.id, 0) < votes]
+
+
+def ask_within_budget(
+    teacher: Teacher, queries: Sequence[Query], context: QueryContext, budget: int, batch: int = 64
+) -> list[tuple[Query, str, Answer]]:
+    """Ask until ``budget`` queries are answered or none is left. A skip is returned, too, but not charged.
+
+    The result feeds ``FeedbackLog.append_many``.
+    """
+    votes: list[tuple[Query, str, Answer]] = []
+    spent = start = 0
+    while spent < budget and start < len(queries):
+        part = queries[start : start + min(batch, budget - spent)]
+        answers = teacher.answer(part, context)
+        if len(answers) != len(part):
+            raise DataError(
+                f"teacher {teacher.id} gave {len(answers)} answers to {len(part)} queries", "answer each query"
+            )
+        votes += [(query, teacher.id, answer) for query, answer in zip(part, answers, strict=True)]
+        spent += sum(answer.value is not None for answer in answers)
+        start += len(part)
+    return votes
