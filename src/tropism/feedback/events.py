@@ -123,10 +123,14 @@ class FeedbackLog:
         if kind == "person":
             raise DataError(f"teacher {id!r} of kind person", "use people.register_person, which gives a pseudonym")
         with self.database.write() as connection:
-            old = connection.execute(sa.select(teachers.c.kind).where(teachers.c.id == id)).scalar()
-            if old not in (None, kind):
-                raise DataError(f"teacher {id!r} is of kind {old}, not {kind}", "give the new teacher another id")
-            insert_new(connection, teachers, [{"id": id, "kind": kind, "name": name, "created_at": time.time()}])
+            self.register_teacher_in(connection, id, kind, name)
+
+    def register_teacher_in(self, connection: Connection, id: str, kind: str, name: str | None = None) -> None:
+        """``register_teacher`` inside a write transaction."""
+        old = connection.execute(sa.select(teachers.c.kind).where(teachers.c.id == id)).scalar()
+        if old not in (None, kind):
+            raise DataError(f"teacher {id!r} is of kind {old}, not {kind}", "give the new teacher another id")
+        insert_new(connection, teachers, [{"id": id, "kind": kind, "name": name, "created_at": time.time()}])
 
     # ---- what they said ----
 
