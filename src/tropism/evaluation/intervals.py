@@ -23,7 +23,7 @@ _CHUNK = 2_000_000  # numbers held at once while resampling
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval, in the estimate's own unit, from ``n`` independent items (clusters if clustered)."""
+    """An estimate with its interval, in the estimate's own unit, from ``n`` independent items or clusters."""
 
     value: float
     low: float
@@ -58,8 +58,8 @@ def bootstrap_mean(
     resamples: int = RESAMPLES,
     level: float = 0.95,
 ) -> Interval:
-    """Mean of ``values`` ``[n]``. With ``clusters`` ``[n]`` (any labels, e.g. prompts) whole clusters are drawn, because
-    items of one cluster are not independent. DataError for no values or a value that is not finite."""
+    """Mean of ``values`` ``[n]``. With ``clusters`` ``[n]`` (any labels, e.g. prompts) whole clusters are drawn,
+    because items of one cluster are not independent. DataError for no values or a value that is not finite."""
     x = _finite(values)
     if clusters is None:
         sums, sizes = x, np.ones_like(x)
@@ -68,7 +68,7 @@ def bootstrap_mean(
         if labels.shape != x.shape:
             raise DataError(f"{labels.shape} cluster labels for {x.shape} values", "give one label for each value")
         _, group = np.unique(labels, return_inverse=True)
-        sums, sizes = np.bincount(group, x), np.bincount(group).astype(np.float64)
+        sums, sizes = np.bincount(group, x).astype(np.float64), np.bincount(group).astype(np.float64)
     rows = resampled_rows(len(sums), resamples, seed)
     draws = np.concatenate([sums[r].sum(1) / sizes[r].sum(1) for r in rows])
     return percentile_interval(float(x.mean()), draws, len(sums), level)

@@ -1,0 +1,139 @@
+"""Over-optimisation of a proxy reward: does the true reward fall while the proxy still rises?
+
+"Gold" is whatever the proxy was not trained on: a rubric, people, a held-out reward model. The axis is d = √KL to the
+reference (Gao et al. 2022, "Scaling laws for reward model overoptimization", section 3).
+
+Left out: their scaling with the size of the reward model, and best-of-n curves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+
+from tropism.errors import DataError
+
+
+@dataclass(frozen=True)
+class Overoptimisation:
+    """The verdict on one run; all differences are of the last window minus the best earlier one."""
+
+    detected: bool
+    """The proxy rose significantly and gold fell significantly."""
+    gold_change: float
+    gold_z: float
+    """Gold's change in standard errors; negative is a fall."""
+    proxy_change: float
+    proxy_z: float
+    peak_step: int
+    """Index of the middle of the window in which gold was best."""
+    peak_kl: float
+    """Mean KL of that window, in the unit given."""
+    threshold: float
+    """Standard errors that count as significant, corrected for the number of windows compared."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def kl_axis(kl: ArrayLike) -> NDArray[np.float64]:
+    """√KL, the axis of Gao et al.; estimates below 0 (k1 is noisy near 0) are put at 0."""
+    return np.sqrt(np.maximum(np.asarray(kl, dtype=np.float64), 0.0))
+
+
+def gap_table(kl: ArrayLike, proxy: ArrayLike, gold: ArrayLike) -> list[dict[str, float]]:
+    """Rows ``{"sqrt_kl", "proxy", "gold", "gap"}`` by step, each reward as its gain over the first step."""
+    k, p, g = _series(kl, proxy, gold)
+    rows = zip(kl_axis(k).tolist(), (p - p[0]).tolist(), (g - g[0]).tolist(), strict=True)
+    return [{"sqrt_kl": d, "proxy": a, "gold": b, "gap": a - b} for d, a, b in rows]
+
+
+def detect(
+    kl: ArrayLike, proxy: ArrayLike, gold: ArrayLike, window: int = 8, alpha: float = 0.01
+) -> Overoptimisation | None:
+    """Compare the last ``window`` steps with the earlier window in which gold was best.
+
+    ``kl``, ``proxy`` and ``gold`` are ``[T]``, one mean per step. Standard errors come from the scatter around a line
+    within each window, so that a trend is no noise. The test is one-sided at ``alpha``, divided by the number of earlier
+    windows (Bonferroni), because the best of many is high by chance. None for a run shorter than two windows.
+    """
+    if window < 4:
+        raise DataError(f"a window of {window} steps", "use at least 4, or the scatter cannot be estimated")
+    k, p, g = _series(kl, proxy, gold)
+    earlier = len(g) - 2 * window + 1
+    if earlier < 1:
+        return None
+    starts = [g[s : s + window].mean() for s in range(earlier)]
+    best = int(np.argmax(starts))
+    peak, last = slice(best, best + window), slice(len(g) - window, len(g))
+    threshold = float(norm.ppf(1 - alpha / earlier))
+    gold_change, gold_z = _change(g[peak], g[last])
+    proxy_change, proxy_z = _change(p[peak], p[last])
+    return Overoptimisation(
+        detected=bool(gold_z < -threshold and proxy_z > threshold),
+        gold_change=gold_change,
+        gold_z=gold_z,
+        proxy_change=proxy_change,
+        proxy_z=proxy_z,
+        peak_step=best + window // 2,
+        peak_kl=float(k[peak].mean()),
+        threshold=threshold,
+    )
+
+
+@dataclass(frozen=True)
+class GoldCurve:
+    """Gold reward over d = √KL: R(d) = d(α − β log d), the form of Gao et al. for reinforcement learning (eq. 2)."""
+
+    alpha: float
+    beta: float
+
+    def at(self, kl: ArrayLike) -> NDArray[np.float64]:
+        """Predicted gain in gold over the reference at a KL (nats)."""
+        d = kl_axis(kl)
+        return d * (self.alpha - self.beta * np.log(np.maximum(d, 1e-12)))
+
+    @property
+    def peak_kl(self) -> float | None:
+        """KL (nats) at which the curve is highest, d = exp(α/β − 1); None if it does not bend down."""
+        return math.exp(2 * (self.alpha / self.beta - 1)) if self.beta > 0 else None
+
+
+def fit_gold_curve(kl: ArrayLike, gain: ArrayLike) -> GoldCurve:
+    """Least squares for α and β from KL ``[T]`` (nats) and gold's gain over the reference ``[T]``; T >= 3."""
+    k, _, g = _series(kl, gain, gain)
+    d = kl_axis(k)
+    if len(np.unique(d[d > 0])) < 3:
+        raise DataError(f"{len(np.unique(d[d > 0]))} different positive KL values", "give at least three")
+    log_d = np.log(np.maximum(d, 1e-12))
+    (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -d * log_d], axis=1), g, rcond=None)
+    return GoldCurve(float(alpha), float(beta))
+
+
+def _change(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float, float]:
+    change = float(after.mean() - before.mean())
+    error = math.hypot(_standard_error(before), _standard_error(after))
+    if error == 0:
+        return change, 0.0 if change == 0 else math.copysign(math.inf, change)
+    return change, change / error
+
+
+def _standard_error(x: NDArray[np.float64]) -> float:
+    t = np.arange(len(x)) - (len(x) - 1) / 2
+    residual = x - x.mean() - t * float((t * x).sum() / (t * t).sum())
+    return math.sqrt(float((residual**2).sum()) / (len(x) - 2) / len(x))
+
+
+def _series(kl: ArrayLike, proxy: ArrayLike, gold: ArrayLike) -> tuple[NDArray[np.float64], ...]:
+    series = tuple(np.asarray(x, dtype=np.float64) for x in (kl, proxy, gold))
+    if len({x.shape for x in series}) != 1 or series[0].ndim != 1 or not len(series[0]):
+        raise DataError(f"series of shapes {[x.shape for x in series]}", "give one value of each for every step")
+    if not all(np.isfinite(x).all() for x in series):
+        raise DataError("a series holds NaN or infinity", "leave out the steps that were not measured")
+    return series
