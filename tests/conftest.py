@@ -1,0 +1,1 @@
+"""Makes ``fixtures.py`` importable from every folder of tests."""
