@@ -116,7 +116,9 @@ def test_import_law_sees_a_breach(file: str, line: str) -> None:
 
 
 def test_import_law_allows_rows_below() -> None:
-    assert not broken_imports(PACKAGE / "study/x.py", "from tropism.store import database\nfrom .protocol import Domain")
+    assert not broken_imports(
+        PACKAGE / "study/x.py", "from tropism.store import database\nfrom .protocol import Domain"
+    )
 
 
 def loaded_after(code: str) -> set[str]:
@@ -128,7 +130,14 @@ def loaded_after(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["tropism", "tropism.store", "tropism.feedback.records", "tropism.study.protocol", "tropism.study.report", "tropism.cli.main"],
+    [
+        "tropism",
+        "tropism.store",
+        "tropism.feedback.records",
+        "tropism.study.protocol",
+        "tropism.study.report",
+        "tropism.cli.main",
+    ],
 )
 def test_import_loads_no_torch(module: str) -> None:
     assert not loaded_after(f"import {module}")
@@ -141,7 +150,8 @@ def test_every_store_module_is_free_of_torch() -> None:
 
 
 def test_help_is_quick_and_loads_no_torch() -> None:
-    code = "from typer.testing import CliRunner\nfrom tropism.cli.main import app\nassert CliRunner().invoke(app, ['--help']).exit_code == 0"
+    code = "from typer.testing import CliRunner\nfrom tropism.cli.main import app\n"
+    code += "assert CliRunner().invoke(app, ['--help']).exit_code == 0"
     assert not loaded_after(code)
     times = []
     for _ in range(3):

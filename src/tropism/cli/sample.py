@@ -21,10 +21,8 @@ def sample(
 ) -> None:
     """Show stored samples before and after a round, or the rollouts of one PPO step with reward by component."""
     from tropism.cli.tables import print_rollouts, print_samples
-    from tropism.study.study import Study
 
-    study = Study.open(folder)
     if step is None:
-        print_samples(study, round_, count)
+        print_samples(folder, round_, count)
     else:
-        print_rollouts(study, round_, step, count)
+        print_rollouts(folder, round_, step, count)

@@ -40,7 +40,9 @@ def demo(
 
 def new(
     folder: Folder,
-    recipe: Annotated[str, typer.Option("--recipe", help="A built-in recipe; `tropism recipes` lists them.")] = "tinytalk",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="A built-in recipe; `tropism recipes` lists them.")
+    ] = "tinytalk",
     settings: Settings = None,
 ) -> None:
     """Make a study from a recipe. Nothing runs yet."""
@@ -62,14 +64,16 @@ def status(folder: Folder) -> None:
     from tropism.cli.tables import print_status
     from tropism.study.study import Study
 
-    print_status(Study.open(folder))
+    with Study.open(folder) as study:
+        print_status(study.status())
 
 
 def report(folder: Folder) -> None:
     """Write the study's self-contained report.html from what is there."""
     from tropism.study.study import Study
 
-    typer.echo(str(Study.open(folder).report()))
+    with Study.open(folder) as study:
+        typer.echo(str(study.report()))
 
 
 def recipes() -> None:
@@ -86,7 +90,8 @@ def gc(folder: Folder) -> None:
     """Delete the artifacts that the study's lineage does not need."""
     from tropism.study.study import Study
 
-    freed = Study.open(folder).gc()
+    with Study.open(folder) as study:
+        freed = study.gc()
     typer.echo(f"freed {freed / 2**20:.1f} MiB")
 
 
@@ -94,7 +99,9 @@ def _run(study: Study) -> None:
     from tropism.cli.show import progress
     from tropism.cli.tables import print_results
 
-    with progress() as sink:
-        study.run(progress=sink)
-    print_results(study)
-    typer.echo(f"report: {study.report()}")
+    with study:
+        with progress() as sink:
+            study.run(progress=sink)
+        written = study.report()
+    print_results(study.folder)
+    typer.echo(f"report: {written}")

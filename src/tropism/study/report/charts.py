@@ -172,19 +172,22 @@ def _axes(across: Scale, down: Scale, x_label: str, y_label: str) -> list[str]:
     for value in down.ticks(4):
         y = f"{down(value):.1f}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 5}" y="{y}" dy=".32em" text-anchor="end">{escape(short(value))}</text>')
+        parts.append(
+            f'<text class="tick" x="{LEFT - 5}" y="{y}" dy=".32em" text-anchor="end">{escape(short(value))}</text>'
+        )
     for value in across.ticks(6):
         x = f"{across(value):.1f}"
-        parts.append(f'<text class="tick" x="{x}" y="{HEIGHT - BOTTOM + 13}" text-anchor="middle">{escape(short(value))}</text>')
+        parts.append(
+            f'<text class="tick" x="{x}" y="{HEIGHT - BOTTOM + 13}" text-anchor="middle">{escape(short(value))}</text>'
+        )
         parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 3}"/>')
     base = HEIGHT - BOTTOM
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
     centre = (TOP + base) / 2
-    parts.append(
-        f'<text class="label" transform="translate(9 {centre}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
-    )
+    turned = f'transform="translate(9 {centre}) rotate(-90)"'
+    parts.append(f'<text class="label" {turned} text-anchor="middle">{escape(y_label)}</text>')
     return parts
 
 

@@ -104,17 +104,28 @@ class Facts:
 
     def rounds(self) -> list[int]:
         """Every round that left a policy, a reward model or an evaluation."""
-        rows = (*self.policies, *self.rewards, *self.evaluations)
-        return sorted({row.round for row in rows if row.round > 0})
+        found = {row.round for row in self.policies} | {row.round for row in self.rewards}
+        return sorted(round_ for round_ in found if round_ > 0)
 
     def evaluation(self, round_: int) -> EvaluationRow | None:
-        return next((row for row in self.evaluations if row.round == round_), None)
+        policy = self.policy(round_)
+        found = [
+            row for row in self.evaluations if row.round == round_ and (policy is None or row.policy_id == policy.id)
+        ]
+        return found[-1] if found else None
 
     def reward(self, round_: int) -> RewardRow | None:
         return next((row for row in self.rewards if row.round == round_), None)
 
     def policy(self, round_: int) -> PolicyRow | None:
-        return next((row for row in self.policies if row.round == round_), None)
+        """The round's policy; of several (a round done again under other settings) the one that still stands."""
+        found = [row for row in self.policies if row.round == round_]
+        standing = [row for row in found if row.status != "rejected"] or found
+        return standing[-1] if standing else None
+
+    def evaluated(self) -> list[EvaluationRow]:
+        """The evaluation of each round's policy, oldest first."""
+        return [row for r in self.rounds() if (row := self.evaluation(r)) is not None]
 
 
 def gather(folder: Path) -> Facts:
@@ -123,14 +134,9 @@ def gather(folder: Path) -> Facts:
     try:
         with database.read() as connection:
             stages = _stages(connection)
-            facts = {
-                "policies": _policies(connection),
-                "rewards": _rewards(connection),
-                "evaluations": _evaluations(connection),
-                "feedback": _feedback(connection),
-                "queries": _queries(connection),
-                "seals": connection.execute(sa.select(sa.func.count()).select_from(schema.seals)).scalar_one(),
-            }
+            policies, rewards, evaluations = _policies(connection), _rewards(connection), _evaluations(connection)
+            feedback, queries = _feedback(connection), _queries(connection)
+            seals = connection.execute(sa.select(sa.func.count()).select_from(schema.seals)).scalar_one()
     finally:
         database.close()
     resolved_file = folder / "resolved.json"
@@ -140,15 +146,21 @@ def gather(folder: Path) -> Facts:
         name=str(name),
         resolved=resolved,
         stages=stages,
+        policies=policies,
+        rewards=rewards,
+        evaluations=evaluations,
+        feedback=feedback,
+        queries=queries,
+        seals=seals,
         metrics=_metrics(folder / "metrics.db", [stage.name for stage in stages]),
         samples=_samples(ArtifactStore(folder / "artifacts"), stages),
-        **facts,
     )
 
 
 def _stages(connection: sa.Connection) -> tuple[StageRow, ...]:
     rows = []
-    for row in connection.execute(sa.select(schema.stages)).mappings():
+    current = sa.select(schema.stages).where(schema.stages.c.status != "replaced")
+    for row in connection.execute(current).mappings():
         outputs = row["outputs"] or {}
         rows.append(
             StageRow(
@@ -199,8 +211,12 @@ def _evaluations(connection: sa.Connection) -> tuple[EvaluationRow, ...]:
 def _feedback(connection: sa.Connection) -> tuple[FeedbackCount, ...]:
     events, queries, teachers = schema.events, schema.queries, schema.teachers
     columns = (queries.c.round, events.c.kind, events.c.teacher_id, teachers.c.kind.label("teacher_kind"))
-    joined = events.outerjoin(queries, queries.c.id == events.c.query_id).join(teachers, teachers.c.id == events.c.teacher_id)
-    query = sa.select(*columns, sa.func.count().label("events")).select_from(joined).group_by(*columns).order_by(*columns)
+    joined = events.outerjoin(queries, queries.c.id == events.c.query_id).join(
+        teachers, teachers.c.id == events.c.teacher_id
+    )
+    query = (
+        sa.select(*columns, sa.func.count().label("events")).select_from(joined).group_by(*columns).order_by(*columns)
+    )
     rows = connection.execute(query).mappings()
     return tuple(
         FeedbackCount(row["round"], row["kind"], row["teacher_id"], row["teacher_kind"], row["events"]) for row in rows

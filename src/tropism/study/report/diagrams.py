@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -21,7 +21,9 @@ class Interval:
     colour: int = 0
 
 
-def interval_plot(rows: Sequence[Interval], *, centre: float | None, x_label: str, limits: tuple[float, float]) -> Markup:
+def interval_plot(
+    rows: Sequence[Interval], *, centre: float | None, x_label: str, limits: tuple[float, float]
+) -> Markup:
     """One line for each interval on a common axis; ``centre`` is drawn as the level of no difference."""
     if not rows:
         return Markup("")
@@ -41,14 +43,17 @@ def interval_plot(rows: Sequence[Interval], *, centre: float | None, x_label: st
         low, high = (scale(min(max(v, limits[0]), limits[1])) for v in (row.low, row.high))
         said = f"{row.label}: {short(row.value)} [{short(row.low)}, {short(row.high)}]"
         parts.append(f"<g><title>{escape(said)}</title>")
-        parts.append(f'<text class="row" x="{left - 8}" y="{y}" dy=".32em" text-anchor="end">{escape(row.label)}</text>')
+        parts.append(
+            f'<text class="row" x="{left - 8}" y="{y}" dy=".32em" text-anchor="end">{escape(row.label)}</text>'
+        )
         parts.append(f'<line class="line c{row.colour}" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>')
         for end in (low, high):
             parts.append(f'<line class="line c{row.colour}" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 4}" y2="{y + 4}"/>')
         at = scale(min(max(row.value, limits[0]), limits[1]))
         parts.append(f'<circle class="dot c{row.colour}" cx="{at:.1f}" cy="{y}" r="4"/>')
         parts.append(f'<text class="number" x="{width - right + 8}" y="{y}" dy=".32em">{row.value:.3f}</text></g>')
-    parts.append(f'<text class="label" x="{(left + width - right) / 2}" y="{bottom + 27}" text-anchor="middle">{escape(x_label)}</text>')
+    middle = (left + width - right) / 2
+    parts.append(f'<text class="label" x="{middle}" y="{bottom + 27}" text-anchor="middle">{escape(x_label)}</text>')
     label = escape("; ".join(f"{r.label} {short(r.value)}" for r in rows))
     return Markup(
         f'<svg class="chart" viewBox="0 0 {width} {bottom + 32}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
@@ -81,10 +86,12 @@ BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 168, 50, 64, 44
 
 
 def lineage_graph(nodes: Sequence[Node], edges: Sequence[Edge]) -> Markup:
-    """Columns are rounds; policies stand above their reward models, and these above the feedback they were fitted on."""
+    """Columns are rounds; policies stand above reward models, and these above the feedback they were fitted on."""
     if not nodes:
         return Markup("")
     place = {node.id: _corner(node) for node in nodes}
+    if any(_skips(place, edge) for edge in edges):  # room above for the arcs
+        place = {id_: (x, y + 24) for id_, (x, y) in place.items()}
     width = max(x for x, _ in place.values()) + BOX_WIDTH + 4
     height = max(y for _, y in place.values()) + BOX_HEIGHT + 4
     parts = [
@@ -97,18 +104,31 @@ def lineage_graph(nodes: Sequence[Node], edges: Sequence[Edge]) -> Markup:
     for node in nodes:
         x, y = place[node.id]
         middle = x + BOX_WIDTH / 2
-        parts.append(f'<g><title>{escape(node.id)}</title>')
-        parts.append(f'<rect class="box {escape(node.state)}" x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="7"/>')
-        parts.append(f'<text class="box-title" x="{middle}" y="{y + 21}" text-anchor="middle">{escape(node.title)}</text>')
-        parts.append(f'<text class="box-note" x="{middle}" y="{y + 37}" text-anchor="middle">{escape(node.note)}</text></g>')
+        parts.append(f"<g><title>{escape(node.id)}</title>")
+        parts.append(
+            f'<rect class="box {escape(node.state)}" x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="7"/>'
+        )
+        parts.append(
+            f'<text class="box-title" x="{middle}" y="{y + 21}" text-anchor="middle">{escape(node.title)}</text>'
+        )
+        parts.append(
+            f'<text class="box-note" x="{middle}" y="{y + 37}" text-anchor="middle">{escape(node.note)}</text></g>'
+        )
     label = escape(", ".join(f"{n.title} ({n.note})" for n in nodes))
-    return Markup(
-        f'<svg class="lineage" viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-    )
+    head = f'<svg class="lineage" viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{label}">'
+    return Markup(f"{head}{''.join(parts)}</svg>")
 
 
 def _corner(node: Node) -> tuple[float, float]:
     return 2 + node.column * (BOX_WIDTH + GAP_X), 2 + node.row * (BOX_HEIGHT + GAP_Y)
+
+
+def _skips(place: Mapping[str, tuple[float, float]], edge: Edge) -> bool:
+    """Whether an arrow along the upper row passes over another box."""
+    if edge.source not in place or edge.target not in place:
+        return False
+    (x1, y1), (x2, y2) = place[edge.source], place[edge.target]
+    return y1 == y2 and x2 - x1 > BOX_WIDTH + GAP_X
 
 
 def _arrow(source: tuple[float, float], target: tuple[float, float], label: str) -> str:
@@ -120,11 +140,19 @@ def _arrow(source: tuple[float, float], target: tuple[float, float], label: str)
         start, end = (y1, y2 + BOX_HEIGHT + 2) if up else (y1 + BOX_HEIGHT, y2 - 2)
         path = f"M{x} {start}L{x} {end}"
         at, anchor = (x + 6, (start + end) / 2 + 4), "start"
+    elif y1 == y2 and x2 - x1 > BOX_WIDTH + GAP_X:
+        start_x, end_x, peak = x1 + BOX_WIDTH - 20, x2 + 20, y1 - 22
+        path = f"M{start_x} {y1}C{start_x + 20} {peak} {end_x - 20} {peak} {end_x} {y2 - 2}"
+        at, anchor = ((start_x + end_x) / 2, peak), "middle"
     else:
         start_x, end_x = x1 + BOX_WIDTH, x2 - 2
         a, b = y1 + BOX_HEIGHT / 2, y2 + BOX_HEIGHT / 2
         bend = (end_x - start_x) * 0.6
         path = f"M{start_x} {a}C{start_x + bend} {a} {end_x - bend} {b} {end_x} {b}"
         at, anchor = ((start_x + end_x) / 2, (a + b) / 2 - 6), "middle"
-    words = f'<text class="edge-label" x="{at[0]}" y="{at[1]}" text-anchor="{anchor}">{escape(label)}</text>' if label else ""
+    words = (
+        f'<text class="edge-label" x="{at[0]}" y="{at[1]}" text-anchor="{anchor}">{escape(label)}</text>'
+        if label
+        else ""
+    )
     return f'<path class="arrow" d="{path}" marker-end="url(#head)"/>{words}'

@@ -13,6 +13,11 @@ _NAMES = {
     "\u2067": "RLI", "\u2068": "FSI", "\u2069": "PDI", "\ufeff": "BOM", "\u00ad": "SHY", "\u2028": "LSEP",
     "\u2029": "PSEP", "\u061c": "ALM", "\x7f": "DEL",
 }  # fmt: skip
+_CONTROLS = (
+    "NUL", "SOH", "STX", "ETX", "EOT", "ENQ", "ACK", "BEL", "BS", "HT", "LF",
+    "VT", "FF", "CR", "SO", "SI", "DLE", "DC1", "DC2", "DC3", "DC4", "NAK",
+    "SYN", "ETB", "CAN", "EM", "SUB", "ESC", "FS", "GS", "RS", "US",
+)  # fmt: skip
 # not format characters by category, yet they draw nothing
 _BLANK = {"\u115f", "\u1160", "\u3164", "\uffa0", "\u034f", "\u180e", "\u17b4", "\u17b5"}
 
@@ -20,8 +25,8 @@ _BLANK = {"\u115f", "\u1160", "\u3164", "\uffa0", "\u034f", "\u180e", "\u17b4", 
 def visible(text: object) -> str:
     """``text`` with every control, format, bidi, zero-width and unassigned character written out.
 
-    Line feeds and tabs stay. Other C0 controls become their Unicode pictures (ESC is ␛, so ANSI sequences cannot act);
-    the rest becomes ``⟨NAME⟩`` or ``⟨U+XXXX⟩``. Anything that is no string is shown by ``str`` first.
+    Line feeds and tabs stay. The rest becomes ``⟨NAME⟩`` (ESC is ``⟨ESC⟩``, so ANSI sequences cannot act) or
+    ``⟨U+XXXX⟩``. Anything that is no string is shown by ``str`` first.
     """
     return "".join(_show(character) for character in str(text))
 
@@ -30,7 +35,7 @@ def _show(character: str) -> str:
     if character in "\n\t":
         return character
     if character < " ":
-        return chr(0x2400 + ord(character))
+        return f"⟨{_CONTROLS[ord(character)]}⟩"
     if character in _NAMES:
         return f"⟨{_NAMES[character]}⟩"
     code = ord(character)

@@ -1,0 +1,108 @@
+"""What the report says in words: one paragraph on what was reached, and what these numbers cannot say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tropism.study.report.data import EvaluationRow, Facts
+from tropism.study.report.tables import number
+
+
+def verdict(facts: Facts) -> str:
+    """One paragraph: how many rounds, which policy is kept, what it gained and what it cost."""
+    if not facts.evaluated():
+        done = [stage.name for stage in facts.stages if stage.status == "done"]
+        where = f"; the last finished stage is {done[-1]}" if done else ""
+        return f"No round has been evaluated yet{where}. What is there so far is shown below."
+    kept = _kept(facts)
+    rounds = len(facts.rounds())
+    if kept is None:
+        return (
+            f"After {rounds} round{'s' * (rounds != 1)} no policy was promoted: every one was rolled back by its "
+            "evaluation, and the SFT model stays. The reasons are listed with each round."
+        )
+    metrics = kept.metrics
+    parts = [f"The policy of round {kept.round} of {rounds} is kept."]
+    parts += [text for text in (_win(metrics), _correct(metrics), _cost(metrics)) if text]
+    if worse := _worse(metrics):
+        parts.append(f"Worse than before: {', '.join(worse)}.")
+    rejected = [policy.round for policy in facts.policies if policy.status == "rejected"]
+    if rejected:
+        parts.append(f"Rolled back: round{'s' * (len(rejected) > 1)} {', '.join(map(str, rejected))}.")
+    return " ".join(parts)
+
+
+def _kept(facts: Facts) -> EvaluationRow | None:
+    promoted = [policy for policy in facts.policies if policy.status == "promoted"]
+    return facts.evaluation(promoted[-1].round) if promoted else None
+
+
+def _interval(metrics: Mapping[str, Any], key: str) -> str:
+    low, high = number(metrics, f"{key}_low"), number(metrics, f"{key}_high")
+    return "" if low is None or high is None else f" (95 % interval {low:.3f} to {high:.3f})"
+
+
+def _win(metrics: Mapping[str, Any]) -> str:
+    rate = number(metrics, "win_rate")
+    if rate is None:
+        return ""
+    text = (
+        f"On held-out prompts it wins {rate:.3f} of its comparisons with the SFT model{_interval(metrics, 'win_rate')}"
+    )
+    controlled = number(metrics, "win_rate_length_controlled")
+    return text + (f", {controlled:.3f} at equal length." if controlled is not None else ".")
+
+
+def _correct(metrics: Mapping[str, Any]) -> str:
+    before, after = number(metrics, "reference_correct"), number(metrics, "correct")
+    if before is None or after is None:
+        return ""
+    return f"It answers {100 * after:.1f} % correctly, where the SFT model answers {100 * before:.1f} %."
+
+
+def _cost(metrics: Mapping[str, Any]) -> str:
+    kl, length, before = (number(metrics, key) for key in ("kl_sequence", "length_mean", "reference_length_mean"))
+    parts = [] if kl is None else [f"it moved {kl:.2f} nats per answer away from the SFT model"]
+    if length is not None and before is not None:
+        parts.append(f"answers went from {before:.1f} to {length:.1f} tokens")
+    return f"The price: {' and '.join(parts)}." if parts else ""
+
+
+def _worse(metrics: Mapping[str, Any]) -> list[str]:
+    names = {"correct": "correct answers", "refusal": "refusals", "polite": "politeness", "brief": "brevity"}
+    found = []
+    for key, name in names.items():
+        before, after = number(metrics, f"reference_{key}"), number(metrics, key)
+        if before is not None and after is not None and after < before - 0.005:
+            found.append(f"{name} ({100 * before:.1f} → {100 * after:.1f} %)")
+    return found
+
+
+def limits(facts: Facts) -> list[str]:
+    """What a reader must know before quoting a number of this page."""
+    config = config_of(facts)
+    found = ["One seed: no interval here says how much another seed would change. The intervals are over test prompts."]
+    kinds = {count.teacher_kind for count in facts.feedback}
+    if "oracle" in kinds:
+        found.append(
+            "The teacher was a program that sees the gold rubric, with the noise configured; no person judged anything."
+        )
+    if config.get("world", {}).get("name") == "tinytalk":
+        found.append(
+            "Gold is a rubric that reads the facts out of the prompt of an embedded toy world; it says nothing about "
+            "natural language. Correctness counts most; refusals, politeness and brevity count less."
+        )
+    if any(number(e.metrics, "gold_mean") is None for e in facts.evaluated()):
+        found.append(
+            "No gold rubric is known for these tasks: win rates come from a reward model held out from training."
+        )
+    if any(stage.status != "done" for stage in facts.stages):
+        found.append("The study is not finished: later rounds are missing.")
+    return found
+
+
+def config_of(facts: Facts) -> Mapping[str, Any]:
+    """The resolved configuration's sections."""
+    nested = facts.resolved.get("config")
+    return nested if isinstance(nested, Mapping) else facts.resolved
