@@ -4,7 +4,7 @@ Optimization", section 6): make continuations of film reviews positive without l
 A prompt is the opening of a review; held-out reviews give the test prompts. The language model is pretrained on the
 train split of both corpora. Feedback is the labels people gave to sentences of ``sentence_polarity``: as pairs (the
 positive sentence is preferred) and as ratings. The judge (``sentiment_judge.py``) is fitted on reviews of the train and
-validation splits; the language model saw the text of the same train reviews, but no labels. Nobody saw the test reviews.
+validation splits; the language model saw the text of those train reviews, never a label. Nobody saw the test reviews.
 
 Left out: demonstrations (the pretrained model is the SFT model, as in the paper) and end-of-sequence tokens (every
 completion has the full number of new tokens, so that length explains nothing).
@@ -114,6 +114,7 @@ class SentimentWorld:
             max_position_embeddings=settings.context,
             rope_parameters={"rope_type": "default", "rope_theta": settings.rope_theta},
             tie_word_embeddings=settings.tied,
+            initializer_range=settings.initializer_range,
             attention_dropout=settings.dropout,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
@@ -125,12 +126,12 @@ class SentimentWorld:
         save_policy(model, tokenizer, folder, {"made_by": "sentiment", "seed": seed, "trained": False})
 
     def aspects(self, task: Task, text: str) -> Mapping[str, float | None]:
-        """``judge_log_odds`` of the completion (above 0: positive before centring)."""
-        return {"judge_log_odds": float(self.judge.score([text])[0])}
+        """``judged_positive`` by the judge as fitted, that is before its threshold is centred on a reference."""
+        return {"judged_positive": float(self.judge.score([text])[0] > 0)}
 
     def gold(self, task: Task, text: str) -> float | None:
-        """None: nobody knows a true utility. The judge only judges; it never teaches."""
-        return None
+        """The judge's log odds of positive: no truth, but a measure that nothing here learns from."""
+        return float(self.judge.score([text])[0])
 
     def recorded_feedback(self, kind: FeedbackKind, split: Split, count: int, seed: int) -> list[RecordedFeedback]:
         """Up to ``count`` of people's labels on sentences of a split (train or validation) as feedback.
@@ -223,9 +224,3 @@ def _recorded(kind: FeedbackKind, task: Task, row: Sequence[Labelled]) -> Record
         value = {"choice": "a" if row[0].positive else "b"}
     query = Query(task.id, kind, tuple(c.id for c in candidates), tuple(range(len(row))), round=0)
     return RecordedFeedback(task, candidates, query, Answer(value))
-
-
-def distinct_n(texts: Sequence[Sequence[int]], n: int = 2) -> float:
-    """Share of distinct n-grams among all n-grams of token sequences (Li et al. 2016)."""
-    grams = [tuple(t[i : i + n]) for t in texts for i in range(len(t) - n + 1)]
-    return len(set(grams)) / max(1, len(grams))

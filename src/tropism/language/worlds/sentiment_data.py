@@ -1,7 +1,7 @@
 """The people's text and labels behind the sentiment world, read straight from two zip files.
 
 ``movie_reviews`` holds 2,000 whole reviews with a label each (Pang & Lee 2004), ``sentence_polarity`` 10,662 sentences
-of other reviews with a label each (Pang & Lee 2005); both are lower-cased and tokenised, CC BY 4.0. Splits are per review
+of other reviews with a label each (Pang & Lee 2005); both are lower-cased, tokenised, CC BY 4.0. Splits are per review
 and sentence, drawn from a hash of the text: no file order and no seed moves a text from one split to another.
 
 Left out: the ``subjectivity`` corpus (its labels are no judgement of quality) and any cleaning beyond white space.
