@@ -40,7 +40,7 @@ class StudySection(Section):
 
 
 class OracleSection(Section):
-    """``[feedback.oracle]``: B-Pref's simulated teachers (Lee et al. 2021), combined; the defaults are the exact one."""
+    """``[feedback.oracle]``: B-Pref's simulated teachers (Lee et al. 2021), combined; by default the exact one."""
 
     rationality: float | None = Field(default=None, gt=0)
     """Boltzmann rationality in units of the utilities' spread; absent: always the better candidate."""
@@ -84,10 +84,10 @@ class LoopSection(Section):
 
 
 class RuntimeSection(Section):
-    """``[runtime]``: this process. None of it is part of a stage's identity except ``precision`` and ``threads``."""
+    """``[runtime]``: this process. It is no part of a stage's identity, except ``precision``."""
 
     threads: int = Field(default=0, ge=0)
-    """Threads of the tensor library; 0: the number of cores. Sums depend on it in their last bits."""
+    """Threads of the tensor library; 0: its own choice. Sums depend on it in their last bits."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     tune_memory: bool = True
     keep_scratch: bool = False
@@ -98,7 +98,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Config:
-    """A resolved study.toml. ``domain`` is an instance of the domain's own ``config_class``; ``values`` is all of it."""
+    """A resolved study.toml. ``domain`` is an instance of the domain's ``config_class``; ``values`` is all of it."""
 
     study: StudySection
     feedback: FeedbackSection
@@ -173,10 +173,13 @@ def resolve(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = Non
             raise _unknown(name, [*_SECTIONS, *own_sections, "recipe"])
     shared = {name: _section(cls, name, merged.get(name, {})) for name, cls in _SECTIONS.items() if name != "study"}
     given = {n: merged[n] for n in own_sections if n in merged}
-    # a domain that declares [runtime] or [study] among its fields gets a copy of the loop's
-    given |= {n: s.model_dump(mode="json") for n, s in shared.items() if n in domain_config.model_fields}
-    if "study" in domain_config.model_fields:
-        given["study"] = study.model_dump(mode="json")
+    for name, section in {"study": study, **shared}.items():
+        if name in domain_config.model_fields:
+            # a domain that declares [runtime], say, among its fields gets a copy of what it declares of it
+            known = _model_in(domain_config.model_fields[name].annotation)
+            given[name] = {
+                k: v for k, v in section.model_dump(mode="json").items() if known and k in known.model_fields
+            }
     domain = _section(domain_config, "", given)
     resolved = {name: section.model_dump(mode="json") for name, section in {"study": study, **shared}.items()}
     resolved |= {n: v for n, v in domain.model_dump(mode="json").items() if n in own_sections}
@@ -218,6 +221,35 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         below = merged.get(key)
         merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def to_toml(values: Mapping[str, Any], path: str = "") -> str:
+    """Nested values as TOML: plain keys first, then tables. For what ``expand`` and ``parse_overrides`` make."""
+    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    lines = [f"{_toml_key(key)} = {_toml_value(value)}\n" for key, value in plain.items()]
+    head = f"\n[{path}]\n" if path and (lines or not tables) else ""
+    below = [to_toml(value, f"{path}.{_toml_key(key)}" if path else _toml_key(key)) for key, value in tables.items()]
+    return head + "".join(lines) + "".join(below)
+
+
+def _toml_key(key: str) -> str:
+    plain = key and all(c.isascii() and (c.isalnum() or c in "-_") for c in key)
+    return key if plain else json.dumps(key, ensure_ascii=False)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml_key(str(k))} = {_toml_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, int | float):
+        return repr(value)
+    if value is None:
+        raise ConfigError("TOML has no null", "leave the key out to have its default")
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -8,25 +8,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from tropism.feedback.records import Candidate, Judgement, Split, Task
+from tropism.feedback.records import Answer, Candidate, Judgement, Query, Split, Task
 from tropism.runtime.stage import Made, StageRun
 
 
+class Recorded(Protocol):
+    """A judgement that was there before the study: what was judged, the query as it would have been, the answer."""
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def candidates(self) -> Sequence[Candidate]: ...
+    @property
+    def query(self) -> Query: ...
+    @property
+    def answer(self) -> Answer: ...
+
+
+StageKind = Literal["base", "collect", "reward", "improve", "evaluate"]
+
+
 class Domain(Protocol):
-    """One kind of policy: language, control, VLA; in the tests a bandit."""
+    """One kind of policy: language, control, VLA; in the tests a bandit. Made by ``cls(config)``.
+
+    A domain may also have these attributes, which a study looks for by name:
+
+    ``stage_sections: Mapping[StageKind, Sequence[str]]``: the configuration sections each kind of stage depends on (all
+    of them where a kind is absent). A changed setting then costs only the stages that it concerns.
+    ``data_digests() -> Mapping[str, str]``: digests of the data files that it reads; the first stage depends on them.
+    ``score_members(reward, tasks, candidates, run) -> [M, N, K]``: scores of each ensemble member, for choosing queries
+    by disagreement.
+    ``recorded_feedback(kind, split, count, seed) -> Sequence[Recorded]``: judgements that the domain's data has, for
+    ``teacher = "import"`` without a file.
+    A field of ``config_class`` named like a section of the loop (``runtime``, ``study``) receives its values.
+    """
 
     name: str
     config_class: type[BaseModel]
     """The domain's own top-level sections of study.toml (for language: world, model, sft, reward, ppo, …)."""
 
     def initial_policy(self, run: StageRun) -> Made:
-        """Make or load the starting policy, which is also the first reference. Folders: ``policy``. Values: a summary."""
+        """Make or load the starting policy, the reference of all rounds. Folders: ``policy``. Values: a summary."""
         ...
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:

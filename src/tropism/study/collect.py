@@ -1,0 +1,204 @@
+"""Collecting feedback in one round: tasks, the current policy's candidates, queries, and the teacher's answers.
+
+Everything goes into the log under ids that are digests of content, so that a killed collection, done again, makes the
+same rows. At its end all feedback so far is frozen as one event set: what the reward model is fitted on.
+
+Left out: several teachers side by side in one study, and who of several people is asked which query.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from tropism.errors import ConfigError, ContractError, DataError
+from tropism.feedback.events import FeedbackLog
+from tropism.feedback.formats import ImportTeacher
+from tropism.feedback.oracles import Oracle
+from tropism.feedback.records import Answer, Candidate, Judgement, Query, Split, Task
+from tropism.feedback.selection import by_disagreement, random_pairs, single
+from tropism.feedback.teachers import PersonTeacher, QueryContext
+from tropism.runtime.interrupts import StopRequest
+from tropism.runtime.seeding import derive
+from tropism.runtime.stage import Made, StageRun
+from tropism.store import schema
+from tropism.study.config import Config
+from tropism.study.protocol import Domain
+from tropism.study.waiting import wait_for_people
+
+MAX_WAVES = 8
+"""Skips cost no budget: other tasks are asked about instead, this many times at most."""
+
+Asked = tuple[list[Task], list[list[Candidate]], list[Query]]
+
+
+class Collector:
+    """Asks one study's teacher. ``file`` is the resolved ``feedback.file``."""
+
+    def __init__(self, config: Config, domain: Domain, log: FeedbackLog, file: Path | None, stop: StopRequest) -> None:
+        self.config, self.domain, self.log, self.file, self.stop = config, domain, log, file, stop
+        self._settings = config.feedback
+
+    def collect(self, run: StageRun, round_: int, policy: Path, policy_id: str, reward: Path | None) -> Made:
+        """Ask for one round's feedback, wait for it where people give it, and freeze all feedback so far.
+
+        Values: ``event_set``, ``events`` (in it), ``queries``, ``answered``, ``skipped`` (of this round).
+        """
+        if self._settings.teacher == "import":
+            asked, answered = self._import(run, round_)
+        else:
+            asked, answered = self._ask(run, round_, policy, policy_id, reward)
+        self.log.seal(force=True)
+        judgements = self.log.judgements()
+        if not judgements:
+            raise DataError(
+                f"round {round_} has no feedback to fit a reward model on: {asked} queries, no answer",
+                "check feedback.oracle (does it skip everything?), or give some feedback",
+            )
+        event_set = self.log.freeze(judgement.event_id for judgement in judgements)
+        counts = {"queries": asked, "answered": answered, "skipped": asked - answered, "events": len(judgements)}
+        run.log(0, {f"feedback/{name}": float(count) for name, count in counts.items()})
+        return Made(values={"event_set": event_set, **counts})
+
+    def frozen(self, event_set: str) -> list[Judgement]:
+        """The judgements of a frozen set, in the log's order; those erased or superseded since then are left out."""
+        members = schema.event_set_members
+        with self.log.database.read() as connection:
+            query = sa.select(members.c.event_id).where(members.c.event_set_id == event_set)
+            ids = set(connection.execute(query).scalars())
+        return [judgement for judgement in self.log.judgements() if judgement.event_id in ids]
+
+    def _ask(self, run: StageRun, round_: int, policy: Path, policy_id: str, reward: Path | None) -> tuple[int, int]:
+        """(queries asked, queries answered) of the oracle or of people, on train and validation tasks."""
+        total = self._settings.queries_per_round
+        held_out = max(1, round(total * self._settings.validation_fraction))
+        open_queries: list[Query] = []
+        asked = answered = 0
+        budgets: tuple[tuple[Split, int], ...] = (("train", total - held_out), ("validation", held_out))
+        for split, budget in budgets:
+            left = budget
+            for wave in range(MAX_WAVES):
+                if left <= 0:
+                    break
+                run.check_stop()
+                run.progress.update("ask", answered, total, split)
+                seed = derive(run.seed, split, wave)
+                batch = self._queries(run, split, left, seed, round_, policy, policy_id, reward)
+                tasks, candidates, queries = batch
+                self.log.add_tasks(tasks)
+                self.log.add_candidates(candidate for row in candidates for candidate in row)
+                self.log.add_queries(queries)
+                asked += len(queries)
+                if self._settings.teacher == "person":
+                    open_queries += queries
+                    break
+                votes = self._oracle_votes(batch, round_)
+                self.log.append_many(votes)
+                given = sum(answer.value is not None for _, _, answer in votes)
+                answered, left = answered + given, left - given
+        if self._settings.teacher == "person":
+            answered = wait_for_people(
+                PersonTeacher(), self.log, open_queries, run, self.stop, self._settings.wait_hours
+            )
+        run.progress.update("ask", total, total)
+        return asked, answered
+
+    def _queries(
+        self,
+        run: StageRun,
+        split: Split,
+        count: int,
+        seed: int,
+        round_: int,
+        policy: Path,
+        policy_id: str,
+        reward: Path | None,
+    ) -> Asked:
+        """``count`` queries of the configured kind over fresh candidates of the current policy."""
+        kind = self._settings.kind
+        k = 1 if kind == "rating" else self._settings.candidates_per_query
+        tasks = self.domain.tasks(split, count, seed)
+        wrong = next((task for task in tasks if task.split != split), None)
+        if wrong is not None or not tasks:
+            what = f"gave task {wrong.id} of split {wrong.split!r}" if wrong else "has no task"
+            raise ContractError(
+                f"domain {self.domain.name} {what} where {split!r} was asked for", "keep the splits apart: by task"
+            )
+        candidates = self.domain.rollout(policy, policy_id, tasks, k, derive(seed, "rollout"), run)
+        if kind != "comparison":
+            return tasks, candidates, [single(row, kind, seed=seed, round=round_) for row in candidates]
+        # enough pairs for the budget where the world has fewer tasks than queries are wanted
+        per_task = math.ceil(count / len(tasks))
+        if self._settings.selection == "disagreement" and reward is not None:
+            scores = self._members()(reward, tasks, candidates, run)
+            pairs = by_disagreement(candidates, scores, count, seed=seed, round=round_, per_task=per_task)
+        else:
+            pairs = random_pairs(candidates, count, seed=seed, round=round_, per_task=per_task)
+        return tasks, candidates, pairs
+
+    def _members(self) -> Callable[..., NDArray[np.float64]]:
+        scorer = getattr(self.domain, "score_members", None)
+        if scorer is None:
+            raise ConfigError(
+                f'feedback.selection = "disagreement", but domain {self.domain.name} has no score_members',
+                'set feedback.selection = "random"',
+            )
+        return scorer
+
+    def _oracle_votes(self, batch: Asked, round_: int) -> list[tuple[Query, str, Answer]]:
+        tasks, candidates, queries = batch
+        gold = self.domain.gold(tasks, candidates)
+        if gold is None:
+            raise ConfigError(
+                f'feedback.teacher = "oracle", but domain {self.domain.name} knows no gold utilities',
+                'set feedback.teacher = "person", or "import" with feedback.file',
+            )
+        utility = {
+            c.id: float(u) for row, us in zip(candidates, gold, strict=True) for c, u in zip(row, us, strict=True)
+        }
+        seen = {query.id: [utility[id_] for id_ in query.candidate_ids] for query in queries}
+        context = QueryContext.build(tasks, [c for row in candidates for c in row], seen)
+        oracle = self._oracle()
+        self.log.register_teacher(oracle.id, oracle.kind)
+        return [(q, oracle.id, a) for q, a in zip(queries, oracle.answer(queries, context), strict=True)]
+
+    def _oracle(self) -> Oracle:
+        given = self._settings.oracle.model_dump(exclude_none=True)
+        return Oracle(seed=derive(self.config.study.seed, "oracle"), **given)
+
+    def _import(self, run: StageRun, round_: int) -> tuple[int, int]:
+        """Feedback that was there before: the first round takes all of it in, later rounds find it there."""
+        if round_ > 1:
+            return 0, 0
+        if self.file is not None:
+            return self._import_file(self.file)
+        recorded = getattr(self.domain, "recorded_feedback", None)
+        if recorded is None:
+            raise ConfigError(
+                f'feedback.teacher = "import", and domain {self.domain.name} has no feedback of its own',
+                'set feedback.file = "PATH.jsonl"',
+            )
+        total = self._settings.queries_per_round
+        held_out = max(1, round(total * self._settings.validation_fraction))
+        votes: list[tuple[Query, str, Answer]] = []
+        self.log.register_teacher("data", "import")
+        for split, count in (("train", total - held_out), ("validation", held_out)):
+            rows = recorded(self._settings.kind, split, count, derive(run.seed, split))
+            self.log.add_tasks(row.task for row in rows)
+            self.log.add_candidates(candidate for row in rows for candidate in row.candidates)
+            self.log.add_queries(row.query for row in rows)
+            votes += [(row.query, "data", row.answer) for row in rows]
+        self.log.append_many(votes, origin="data")
+        return len(votes), len(votes)
+
+    def _import_file(self, path: Path) -> tuple[int, int]:
+        """Take in a file of preference pairs; ids are content digests, so doing it again adds nothing."""
+        teacher = ImportTeacher(validation_share=self._settings.validation_fraction)
+        report = teacher.load(self.log, path, skip_bad=self._settings.skip_bad, round=1)
+        usable = report.rows - len(report.rejected)  # not report.imported, which is 0 when a killed import is replayed
+        return usable, usable

@@ -1,0 +1,231 @@
+"""The loop: base → (collect → reward → improve → evaluate → decide) × rounds.
+
+The reference is the base policy in every round. A round starts from the policy promoted last, asks for feedback on that
+policy's own outputs, and fits the reward model anew on all feedback so far.
+
+Left out: rounds that overlap (asking about the next policy while this one is evaluated).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from tropism.digests import digest, digest_file
+from tropism.errors import ContractError
+from tropism.feedback.events import FeedbackLog
+from tropism.runtime.seeding import derive
+from tropism.runtime.stage import Made, StageRun
+from tropism.store import lineage
+from tropism.study.collect import Collector
+from tropism.study.config import Config
+from tropism.study.drift import agreement
+from tropism.study.protocol import Domain
+from tropism.study.stages import Done, Plan, StageRunner
+
+
+@dataclass(frozen=True)
+class Node:
+    """A policy or a reward model: its id in the lineage, and the stage that made it."""
+
+    id: str
+    made: Done
+    output: str
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.made.path(self.output)
+
+    @property
+    def digest(self) -> str:
+        """Its content address."""
+        return self.made.folders[self.output]
+
+    @property
+    def input(self) -> dict[str, str]:
+        """What it is as another stage's input."""
+        return {"id": self.id, "digest": self.digest}
+
+
+class Loop:
+    """One study's loop, over the stages that ``runner`` makes durable."""
+
+    def __init__(self, config: Config, domain: Domain, runner: StageRunner, folder: Path) -> None:
+        self.config, self.domain, self.runner = config, domain, runner
+        self.log = FeedbackLog(runner.database)
+        self.file = None if config.feedback.file is None else folder / config.feedback.file
+        self.data: dict[str, str] = dict(getattr(domain, "data_digests", dict)())
+        if self.learns_reward and self.file is not None and self.file.is_file():
+            self.data["feedback.file"] = digest_file(self.file)
+        self.collector = Collector(config, domain, self.log, self.file, runner.stop)
+
+    @property
+    def learns_reward(self) -> bool:
+        """Whether feedback is collected and a reward model fitted; else the domain's own reward is all there is."""
+        return self.config.loop.fit_reward
+
+    def stages(self) -> Iterator[str]:
+        """Do the study's stages one by one; yields each one's name when it is durable."""
+        policy = reference = self.base()
+        yield "base"
+        reward: Node | None = None
+        for round_ in range(1, self.config.study.rounds + 1):
+            if self.learns_reward:
+                collected = self.collect(round_, policy, reward)
+                yield f"collect-{round_}"
+                reward = self.reward(round_, policy, reference, collected, reward)
+                yield f"reward-{round_}"
+            improved = self.improve(round_, policy, reference, reward)
+            yield f"improve-{round_}"
+            verdict = self.evaluate(round_, improved, reference, policy, reward)
+            yield f"evaluate-{round_}"
+            policy = self.decide(round_, improved, policy, verdict)
+            yield f"decide-{round_}"
+
+    def base(self) -> Node:
+        """Make or load the starting policy, which stays the reference."""
+
+        def record(connection: Connection, done: Done) -> None:
+            node = _node("policy", done)
+            lineage.record_policy(connection, node.id, node.digest, 0, None, None, None, "reference", done.values)
+
+        done = self.runner.run(self._plan("base", 0, {"data": self.data}), self.domain.initial_policy, record)
+        return _node("policy", done)
+
+    def collect(self, round_: int, policy: Node, reward: Node | None) -> Done:
+        """Ask teachers about the current policy's outputs, then freeze all feedback so far."""
+        asks = reward if self.config.feedback.selection == "disagreement" else None
+        inputs = {"policy": policy.input, "reward": _input(asks), "file": self.data.get("feedback.file")}
+
+        def work(run: StageRun) -> Made:
+            return self.collector.collect(run, round_, policy.path, policy.id, asks.path if asks else None)
+
+        return self.runner.run(self._plan("collect", round_, inputs), work)
+
+    def reward(self, round_: int, policy: Node, reference: Node, collected: Done, before: Node | None) -> Node:
+        """Fit the reward model on the frozen feedback; the one before is asked about the fresh part first (drift)."""
+        event_set = collected.values["event_set"]
+        inputs = {
+            "policy": policy.input,
+            "reference": reference.input,
+            "event_set": event_set,
+            "before": _input(before),
+        }
+
+        def work(run: StageRun) -> Made:
+            judgements = self.collector.frozen(event_set)
+            fresh = [j for j in judgements if j.query.round == round_]
+            drift = agreement(self.domain, before.path, fresh, run) if before is not None else {}
+            if drift:
+                run.log(0, {f"drift/{name}": float(value) for name, value in drift.items()})
+            made = self.domain.fit_reward(policy.path, reference.path, judgements, run)
+            return Made(made.folders, {**made.values, "drift": drift})
+
+        def record(connection: Connection, done: Done) -> None:
+            node = _node("reward", done)
+            lineage.record_reward_model(
+                connection, node.id, node.digest, round_, event_set, done.values, base_policy_id=policy.id
+            )
+
+        return _node("reward", self.runner.run(self._plan("reward", round_, inputs), work, record))
+
+    def improve(self, round_: int, policy: Node, reference: Node, reward: Node | None) -> Node:
+        """Improve the promoted policy against the reward, on its leash to the reference."""
+        inputs = {"policy": policy.input, "reference": reference.input, "reward": _input(reward)}
+
+        def work(run: StageRun) -> Made:
+            return self.domain.improve(policy.path, reference.path, reward.path if reward else None, run)
+
+        def record(connection: Connection, done: Done) -> None:
+            node, shaped_by = _node("policy", done), reward.id if reward else None
+            lineage.record_policy(
+                connection, node.id, node.digest, round_, policy.id, reference.id, shaped_by, "candidate", done.values
+            )
+
+        return _node("policy", self.runner.run(self._plan("improve", round_, inputs), work, record))
+
+    def evaluate(self, round_: int, improved: Node, reference: Node, before: Node, reward: Node | None) -> Done:
+        """Evaluate the new policy on test tasks, against the reference and against the policy before."""
+        previous = before if before.id != reference.id else None
+        inputs = {"policy": improved.input, "reference": reference.input, "reward": _input(reward)}
+
+        def work(run: StageRun) -> Made:
+            made = self.domain.evaluate(
+                improved.path,
+                improved.id,
+                reference.path,
+                previous.path if previous else None,
+                reward.path if reward else None,
+                run,
+            )
+            if not isinstance(made.values.get("promote"), bool):
+                raise ContractError(
+                    f"the evaluation of domain {self.domain.name} gave promote = {made.values.get('promote')!r}",
+                    "return a bool in Made.values['promote']",
+                )
+            return made
+
+        def record(connection: Connection, done: Done) -> None:
+            lineage.record_evaluation(connection, _id("evaluation", done.key), improved.id, round_, done.values)
+
+        return self.runner.run(self._plan("evaluate", round_, {**inputs, "previous": _input(previous)}), work, record)
+
+    def decide(self, round_: int, improved: Node, before: Node, verdict: Done) -> Node:
+        """Keep the new policy, or roll back to the one before."""
+        always = self.config.loop.promotion == "always"
+        promoted = bool(verdict.values["promote"]) or always
+        reasons = [str(reason) for reason in verdict.values.get("reasons", [])]
+        inputs = {"policy": improved.input, "before": before.input, "promote": verdict.values["promote"]}
+
+        def work(run: StageRun) -> Made:
+            run.log(0, {"decide/promoted": float(promoted)})
+            kept = improved.id if promoted else before.id
+            return Made(values={"promoted": promoted, "reasons": reasons, "policy": kept})
+
+        def record(connection: Connection, done: Done) -> None:
+            lineage.set_policy_status(connection, improved.id, "promoted" if promoted else "rejected")
+
+        self.runner.run(self._plan("decide", round_, inputs), work, record)
+        return improved if promoted else before
+
+    def _plan(self, kind: str, round_: int, inputs: Mapping[str, Any]) -> Plan:
+        seed = derive(self.config.study.seed, kind, round_)
+        return Plan(kind, round_, inputs, stage_settings(self.config, kind), seed)
+
+
+def stage_settings(config: Config, kind: str) -> dict[str, Any]:
+    """The part of the configuration that a kind of stage depends on."""
+    if kind == "decide":
+        return {"loop": config.values["loop"]}
+    own = [name for name in config.values if name not in ("study", "feedback", "loop", "runtime")]
+    sections = getattr(config.domain_class, "stage_sections", {}).get(kind, own)
+    settings = {name: config.values[name] for name in sections}
+    if kind == "collect":
+        settings["feedback"] = {k: v for k, v in config.values["feedback"].items() if k != "wait_hours"}
+    if kind == "base":
+        settings["study"] = {"domain": config.study.domain}
+    settings["runtime"] = {"precision": config.runtime.precision}
+    return settings
+
+
+def _id(kind: str, key: str) -> str:
+    """Lineage ids come from the stage's key: known before the bits, and equal in every replay."""
+    return digest([kind, key])[:24]
+
+
+def _node(output: str, done: Done) -> Node:
+    if output not in done.folders:
+        raise ContractError(
+            f"stage {done.name} made the folders {sorted(done.folders)}, but not {output!r}",
+            f"return Made(folders={{{output!r}: PATH, …}})",
+        )
+    return Node(_id(output, done.key), done, output)
+
+
+def _input(node: Node | None) -> dict[str, str] | None:
+    return None if node is None else node.input

@@ -1,0 +1,44 @@
+"""Waiting for people: the log is looked at now and then, the process sleeps, and a stop is heeded at once.
+
+Left out: notifying people. The studio shows them what is open.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from tropism.errors import DataError
+from tropism.feedback.events import FeedbackLog
+from tropism.feedback.records import Query
+from tropism.feedback.teachers import AwaitedTeacher
+from tropism.runtime.interrupts import StopRequest
+from tropism.runtime.stage import StageRun
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0
+
+
+def wait_for_people(
+    teacher: AwaitedTeacher, log: FeedbackLog, queries: Sequence[Query], run: StageRun, stop: StopRequest, hours: float
+) -> int:
+    """Wait until every query has its answer; returns how many there are. Looks every second, less often when idle.
+
+    Errors: InterruptedRun when asked to stop (the answers stay); DataError when ``hours`` have passed.
+    """
+    began, pause, before = time.monotonic(), FIRST_PAUSE_S, -1
+    note = f"waiting for people's answers; give them to {log.database.path.parent} through its feedback log"
+    while True:
+        state = teacher.poll(log, queries)
+        run.progress.update("wait for people", state.answered, len(queries), note)
+        if state.done:
+            return state.answered
+        if stop.requested():
+            raise stop.error(f"in stage {run.name}, with {state.answered} of {len(queries)} answers")
+        if time.monotonic() - began > hours * 3600:
+            raise DataError(
+                f"{len(state.open)} of {len(queries)} queries had no answer after {hours:g} hours",
+                "give more answers and run the same command again, or raise feedback.wait_hours",
+            )
+        pause = FIRST_PAUSE_S if state.answered != before else min(LONGEST_PAUSE_S, pause * 1.5)
+        before = state.answered
+        stop.sleep(pause)
