@@ -298,7 +298,8 @@ def _explain(path: Path, error: BaseException | None) -> StoreError | None:
 
 
 def _writable(path: Path) -> bool:
-    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    effective = os.access in os.supports_effective_ids  # permissions are those of the effective user
+    return all(os.access(place, os.W_OK, effective_ids=effective) for place in (path, path.parent))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -56,6 +56,7 @@ def _tables_1() -> None:
         sa.Column("acquired_at", sa.Double(), nullable=False),
         sa.Column("heartbeat_at", sa.Double(), nullable=False),
         sa.Column("ttl_s", sa.Double(), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_lease_single_row")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_lease")),
     )
 
@@ -96,6 +97,7 @@ def _tables_3() -> None:
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("split", sa.String(), nullable=False),
         sa.Column("payload", sa.JSON(), nullable=False),
+        sa.CheckConstraint("split IN ('train', 'validation', 'test')", name=op.f("ck_tasks_split")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tasks")),
     )
     op.create_table(
@@ -219,6 +221,9 @@ def _tables_7() -> None:
         sa.ForeignKeyConstraint(["parent_policy_id"], ["policies.id"], name=op.f("fk_policies_parent_policy_id")),
         sa.ForeignKeyConstraint(["reference_policy_id"], ["policies.id"], name=op.f("fk_policies_reference_policy_id")),
         sa.ForeignKeyConstraint(["reward_model_id"], ["reward_models.id"], name=op.f("fk_policies_reward_model_id")),
+        sa.CheckConstraint(
+            "status IN ('reference', 'candidate', 'promoted', 'rejected')", name=op.f("ck_policies_status")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_policies")),
     )
     op.create_index(op.f("ix_policies_parent_policy_id"), "policies", ["parent_policy_id"], unique=False)
