@@ -26,3 +26,60 @@ def verify(folder: Folder) -> None:
     typer.echo("the feedback is intact" if found.ok else "the feedback was changed")
     if not found.ok:
         raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    folder: Folder,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSONL: prompt, chosen, rejected (or first, second, label).")
+    ],
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Import the good rows of a file that has bad ones.")
+    ] = False,
+) -> None:
+    """Import judged pairs. A file with bad rows changes nothing, unless --skip-bad."""
+    from tropism.feedback.events import FeedbackLog
+    from tropism.feedback.formats import ImportTeacher
+    from tropism.study.study import Study
+
+    with Study.open(folder) as study:
+        report = ImportTeacher().load(FeedbackLog(study.database), file, skip_bad=skip_bad)
+    for bad in report.rejected:
+        typer.echo(f"line {bad.line}: {bad.reason}", err=True)
+    known = report.rows - report.imported - len(report.rejected)
+    typer.echo(f"{report.imported} events imported, {known} known already, {len(report.rejected)} rows rejected")
+
+
+@app.command()
+def export(folder: Folder, file: Annotated[Path, typer.Argument(metavar="FILE", help="The JSONL to write.")]) -> None:
+    """Write the current comparisons as JSONL that `feedback import` reads."""
+    from tropism.feedback.events import FeedbackLog
+    from tropism.feedback.formats import export_pairs
+    from tropism.study.study import Study
+
+    with Study.open(folder) as study:
+        report = export_pairs(FeedbackLog(study.database), file)
+    typer.echo(f"{report.written} pairs written to {file}")
+    for reason, count in report.left_out.items():
+        typer.echo(f"{count} left out: {reason}", err=True)
+
+
+@app.command()
+def erase(
+    folder: Folder,
+    pseudonym: Annotated[str, typer.Argument(metavar="PSEUDONYM", help="The person, as the events name them.")],
+    reason: Annotated[str, typer.Option("--reason", help="Kept for ever: nothing personal.")] = "asked to be erased",
+) -> None:
+    """Erase a person's name, contact and texts, and say which reward models and policies must be made again."""
+    from tropism.feedback.people import erase_person
+    from tropism.store.lineage import refit_after_erasure
+    from tropism.study.study import Study
+
+    with Study.open(folder) as study:
+        event = erase_person(study.database, pseudonym, reason)
+        refit = refit_after_erasure(study.database, pseudonym)
+    typer.echo(f"{pseudonym} is erased (event {event})")
+    for what, ids in (("reward model", refit.reward_models), ("policy", refit.policies)):
+        for id_ in ids:
+            typer.echo(f"to be made again: {what} {id_}")

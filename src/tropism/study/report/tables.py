@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tropism.study.report.charts import short
 from tropism.study.report.data import EvaluationRow, Facts
 from tropism.study.report.samples import paired
 
@@ -38,7 +37,7 @@ MEASURES = (
     ),
     Measure("win_rate_previous", "Win rate over the round before", +1),
     Measure("kl_sequence", "KL to SFT, nats per answer", 0, "number"),
-    Measure("length_mean", "Length, tokens", 0, "number"),
+    Measure("length_mean", "Length, tokens", 0, "tokens"),
     Measure("missing_end", "Cut at the length limit", -1),
     Measure("distinct_1", "Distinct-1", 0, "number", "distinct words among all words"),
     Measure("distinct_2", "Distinct-2", 0, "number", "distinct word pairs among all word pairs"),
@@ -78,7 +77,7 @@ def _cell(metrics: Mapping[str, Any], key: str, form: str, sampled: Sequence[flo
     low, high = number(metrics, f"{key}_low"), number(metrics, f"{key}_high")
     if (low is None or high is None) and len(sampled) > 1:
         low, high = bootstrap(sampled)
-    interval = "" if low is None or high is None else f"{_shown(low, form)} – {_shown(high, form)}"
+    interval = "" if low is None or high is None else f"{_shown(low, form).removesuffix(' %')} – {_shown(high, form)}"
     return Cell(_shown(value, form), interval, value)
 
 
@@ -93,10 +92,10 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
 def _shown(value: float, form: str) -> str:
     if form == "share":
         return f"{100 * value:.1f} %"
-    return f"{value:.3f}" if abs(value) < 10 else short(round(value, 2))
+    return f"{value:.{1 if form == 'tokens' else 3}f}"
 
 
-def _change(own: Sequence[float], reference: Sequence[float], better: int) -> str:
+def change_of(own: Sequence[float], reference: Sequence[float], better: int) -> str:
     """Whether the paired difference from the reference is told apart from zero, and which way it goes."""
     if better == 0 or len(own) < 2:
         return ""
@@ -130,7 +129,9 @@ def comparison(facts: Facts) -> tuple[list[str], list[Row]]:
         for e in evaluations:
             own, reference = pairs[e.round]
             change = (
-                _against_half(e.metrics, key) if key.startswith("win_rate") else _change(own, reference, measure.better)
+                _against_half(e.metrics, key)
+                if key.startswith("win_rate")
+                else change_of(own, reference, measure.better)
             )
             cells.append(replace(_cell(e.metrics, key, form, own), change=change))
         rows.append(Row(measure.label, measure.note, cells))

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tropism.study.report.data import EvaluationRow, Facts
-from tropism.study.report.tables import number
+from tropism.study.report.samples import paired
+from tropism.study.report.tables import change_of, number
 
 
 def verdict(facts: Facts) -> str:
@@ -25,8 +26,8 @@ def verdict(facts: Facts) -> str:
     metrics = kept.metrics
     parts = [f"The policy of round {kept.round} of {rounds} is kept."]
     parts += [text for text in (_win(metrics), _correct(metrics), _cost(metrics)) if text]
-    if worse := _worse(metrics):
-        parts.append(f"Worse than before: {', '.join(worse)}.")
+    if worse := _worse(facts, kept):
+        parts.append(f"Lower than SFT: {', '.join(worse)}.")
     rejected = [policy.round for policy in facts.policies if policy.status == "rejected"]
     if rejected:
         parts.append(f"Rolled back: round{'s' * (len(rejected) > 1)} {', '.join(map(str, rejected))}.")
@@ -69,13 +70,17 @@ def _cost(metrics: Mapping[str, Any]) -> str:
     return f"The price: {' and '.join(parts)}." if parts else ""
 
 
-def _worse(metrics: Mapping[str, Any]) -> list[str]:
+def _worse(facts: Facts, kept: EvaluationRow) -> list[str]:
+    metrics = kept.metrics
     names = {"correct": "correct answers", "refusal": "refusals", "polite": "politeness", "brief": "brevity"}
     found = []
     for key, name in names.items():
         before, after = number(metrics, f"reference_{key}"), number(metrics, key)
-        if before is not None and after is not None and after < before - 0.005:
-            found.append(f"{name} ({100 * before:.1f} → {100 * after:.1f} %)")
+        if before is not None and after is not None and after < before:
+            own, reference = paired(facts, kept.round, key)
+            sure = change_of(own, reference, +1) == "worse"
+            noise = "" if sure or len(own) < 2 else ", within noise"
+            found.append(f"{name} ({100 * before:.1f} → {100 * after:.1f} %{noise})")
     return found
 
 
