@@ -78,6 +78,9 @@ class RewardSection(Section):
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     patience: int = Field(6, ge=1)
+    strength_margin: float = Field(0.0, ge=0)
+    """Margin, in logits, of a comparison at full strength; 0 ignores strengths."""
+    rating_loss: Literal["regression", "ordinal"] = "regression"
     pessimism: float = Field(0.0, ge=0)
     """c in mean − c·variance over the ensemble."""
     clip: float | None = Field(None, gt=0)
@@ -93,6 +96,8 @@ class PpoSection(Section):
 
     steps: int = Field(40, ge=1)
     """Rollout-and-optimise steps per round."""
+    prompts: int = Field(4000, ge=1)
+    """Train prompts to cycle through (fewer if the world has fewer)."""
     batch_size: int = Field(128, ge=1)
     """Completions per rollout."""
     completions_per_prompt: int = Field(1, ge=1)
@@ -165,8 +170,10 @@ class EvaluationSection(Section):
     """Sequence KL beyond which a round is not promoted."""
 
 
-class PrecisionSection(Section):
-    """Numbers that models compute in."""
+class RuntimeSection(BaseModel):
+    """What the language domain reads of the study's [runtime]."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     precision: PrecisionName = "auto"
 
@@ -181,4 +188,4 @@ class LanguageConfig(Section):
     reward: RewardSection = RewardSection()
     ppo: PpoSection = PpoSection()
     evaluation: EvaluationSection = EvaluationSection()
-    compute: PrecisionSection = PrecisionSection()
+    runtime: RuntimeSection = RuntimeSection()

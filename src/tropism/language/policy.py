@@ -110,11 +110,11 @@ class LanguagePolicy:
             ids = [start if start is not None else min(self.eos)]
         return list(ids)
 
-    def encode_completion(self, text: str) -> list[int]:
-        """Token ids of a finished completion given as text: no BOS, one EOS at the end (that of the tokenizer)."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def encode_completion(self, text: str, ended: bool = True) -> list[int]:
+        """Token ids of a completion given as text: no BOS; one EOS (the tokenizer's) if it is ``ended``."""
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         end = self.tokenizer.eos_token_id
-        return [*ids, end if end is not None else min(self.eos)]
+        return [*ids, end if end is not None else min(self.eos)] if ended else ids
 
     def decode(self, tokens: list[int]) -> str:
         """Text of completion tokens, without special tokens."""

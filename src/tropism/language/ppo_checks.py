@@ -91,7 +91,7 @@ def rollout_metrics(
     if not mismatch <= MISMATCH_LIMIT[precision.name]:
         raise ContractError(
             f"rollout and trainer log-probabilities differ by {mismatch:.3g} nats a token in {precision.name}",
-            "set compute.precision = 'fp32'; if it stays, the model samples from another distribution than it scores",
+            "set runtime.precision = 'fp32'; if it stays, the model samples from another distribution than it scores",
         )
     for tensor, name in ((rollout.old_logprobs, "old_logprobs"), (rollout.values, "values"), (paid.total, "reward")):
         if not bool(torch.isfinite(tensor).all()):

@@ -27,7 +27,7 @@ from tropism.errors import StoreError
 from tropism.feedback.records import Candidate, Task
 from tropism.language.policy import LanguagePolicy
 from tropism.language.rewards import checked_scores
-from tropism.reward.ensemble import Scale
+from tropism.reward.ensemble import FrozenScale
 from tropism.runtime.precision import Precision, resolve_precision
 from tropism.runtime.seeding import generator
 
@@ -50,7 +50,8 @@ class Encoded:
         for task, candidate in pairs:
             prompt = policy.encode_prompt(str(task.payload["prompt"]))
             given = candidate.content.get("tokens")
-            completion = list(given) if given else policy.encode_completion(str(candidate.content["text"]))
+            ended = candidate.content.get("stop") != "length"  # a text cut at a limit has no end to show
+            completion = list(given) if given else policy.encode_completion(str(candidate.content["text"]), ended)
             completion = completion[: context - 1]
             if len(prompt) + len(completion) > context:
                 prompt, made.cut = prompt[len(prompt) + len(completion) - context :], made.cut + 1
@@ -169,7 +170,7 @@ class LearnedReward:
     kind: NetworkKind
     policy: LanguagePolicy
     network: TokenEnsemble | FineTunedReward
-    scale: Scale
+    scale: FrozenScale
     precision: Precision
     context: int
     pessimism: float = 0.0
@@ -195,7 +196,7 @@ class LearnedReward:
 
     def combine(self, raw: Tensor) -> Tensor:
         """Members standardised one by one, then mean − pessimism · variance, ``[n]``."""
-        return self.scale.combine(raw, pessimism=self.pessimism)
+        return self.scale.combine(raw, "pessimistic" if self.pessimism else "mean", self.pessimism)
 
     def __call__(self, tasks: Sequence[Task], generation: Generation, texts: Sequence[str]) -> Tensor:
         scores = self.combine(self.member_scores(Encoded(generation.prompts, generation.completions)))
@@ -217,9 +218,15 @@ class LearnedReward:
         save_file({k: v.clone().contiguous() for k, v in state.items()}, folder / "reward.safetensors")
         hidden = self.network.w1.shape[-1] if isinstance(self.network, TokenEnsemble) else 0
         config = {
-            "network": self.kind, "members": self.network.members, "hidden": hidden, "context": self.context,
-            "pessimism": self.pessimism, "precision": self.precision.name, "scale": self.scale.to_json(), "about": about,
-        }  # fmt: skip
+            "network": self.kind,
+            "members": self.network.members,
+            "hidden": hidden,
+            "context": self.context,
+            "pessimism": self.pessimism,
+            "precision": self.precision.name,
+            "about": about,
+        }
+        self.scale.save(folder / "scale.json")
         (folder / "reward.json").write_text(json.dumps(config, indent=1, sort_keys=True))
 
     @classmethod
@@ -238,5 +245,5 @@ class LearnedReward:
         else:
             network = FineTunedReward(policy, config["members"], 0, precision)
             network.head.data.copy_(state["head"])
-        scale = Scale.from_json(config["scale"])
+        scale = FrozenScale.load(folder / "scale.json")
         return cls(config["network"], policy, network, scale, precision, config["context"], config["pessimism"], weight)

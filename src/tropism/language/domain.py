@@ -1,0 +1,198 @@
+"""The language domain: what a study does with language models, as the domain protocol says it.
+
+Each method is one stage's work and reads like a list; the parts are in the files beside this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tropism.digests import digest_file, digest_folder
+from tropism.engine.generation import Sampling
+from tropism.errors import ConfigError
+from tropism.feedback.records import Candidate, Judgement, Split, Task
+from tropism.language.config import LanguageConfig
+from tropism.language.evaluate import Evaluator
+from tropism.language.fit_reward import fit_learned_reward
+from tropism.language.policy import ActorCritic, LanguagePolicy, copy_of
+from tropism.language.ppo import PpoTrainer
+from tropism.language.reward_network import LearnedReward
+from tropism.language.rewards import FunctionReward, RewardSource, RewardSum, load_function
+from tropism.language.rollouts import sample_candidates
+from tropism.language.sft import fine_tune
+from tropism.language.worlds import load_world
+from tropism.runtime.precision import resolve_precision
+from tropism.runtime.seeding import derive
+from tropism.runtime.stage import Made, StageRun
+
+FROZEN = 0
+"""Seed of the test prompts: the same in every round and every study of a world."""
+
+
+class LanguageDomain:
+    """Language models on a text world."""
+
+    name = "language"
+    config_class = LanguageConfig
+    stage_sections: ClassVar[dict[str, list[str]]] = {
+        "base": ["world", "model", "sft"],
+        "collect": ["world", "sampling"],
+        "reward": ["world", "sampling", "reward"],
+        "improve": ["world", "sft", "sampling", "reward", "ppo"],
+        "evaluate": ["world", "sampling", "evaluation"],
+    }
+    """The sections that each kind of stage depends on: a change elsewhere leaves it done."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        self.config = config
+        self.world = load_world(config.world)
+        self.precision = resolve_precision(config.runtime.precision)
+
+    @property
+    def learns_reward(self) -> bool:
+        """Whether feedback is collected and a reward model fitted, or Python functions are the whole reward."""
+        return self.config.reward.learned
+
+    def data_digests(self) -> dict[str, str]:
+        """Digests of the files and folders of the user that the study reads."""
+        world, model = self.config.world, self.config.model
+        places = {
+            "world.data": world.data,
+            "world.prompts": world.prompts,
+            "world.demonstrations": world.demonstrations,
+        }
+        places["model.path"] = model.path
+        found = {name: Path(place) for name, place in places.items() if place is not None and Path(place).exists()}
+        return {name: digest_folder(p) if p.is_dir() else digest_file(p) for name, p in found.items()}
+
+    def initial_policy(self, run: StageRun) -> Made:
+        """Load the model, or make and pretrain one; then SFT on the world's demonstrations."""
+        values: dict[str, Any] = {"precision": self.precision.name}
+        if self.config.model.path is not None:
+            policy = LanguagePolicy.load(self.config.model.path)
+        else:
+            with run.making("untrained") as folder:
+                self.world.build(folder, self.config.model, run.seed)
+            policy = LanguagePolicy.load(run.folder / "untrained")
+            for phase in self.world.curriculum(run.seed):
+                values[phase.name] = fine_tune(
+                    policy.model, policy.tokenizer, phase.examples, phase.settings, run, phase.name
+                )
+        examples = self.world.demonstrations(self.config.sft.demonstrations, derive(run.seed, "demonstrations"))
+        if examples:
+            values["sft"] = fine_tune(policy.model, policy.tokenizer, examples, self.config.sft, run, "sft")
+        with run.making("policy") as folder:
+            policy.save(folder, {"stage": run.name, "base": self.config.model.path or self.world.name, **values})
+        return Made({"policy": run.folder / "policy"}, values)
+
+    def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
+        """Tasks of the world."""
+        return self.world.tasks(split, count, seed)
+
+    def rollout(
+        self, policy: Path, policy_id: str, tasks: Sequence[Task], k: int, seed: int, run: StageRun
+    ) -> list[list[Candidate]]:
+        """K sampled completions for each task."""
+        loaded = LanguagePolicy.load(policy)
+        return sample_candidates(loaded, policy_id, tasks, k, self._sampling(loaded), seed, self.precision)
+
+    def gold(self, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]]) -> NDArray[np.float64] | None:
+        """The world's true utilities, or None where it has none."""
+        table = [
+            [self.world.gold(t, str(c.content["text"])) for c in row] for t, row in zip(tasks, candidates, strict=True)
+        ]
+        if any(u is None for row in table for u in row):
+            return None
+        return np.array(table, dtype=np.float64)
+
+    def fit_reward(self, policy: Path, reference: Path, judgements: Sequence[Judgement], run: StageRun) -> Made:
+        """Fit the reward ensemble on features of the reference, freeze its scale, assess it; and a judge beside it."""
+        trunk = LanguagePolicy.load(reference)
+        tasks = self.tasks("train", self.config.reward.scale_samples, derive(run.seed, "scale-tasks"))
+        frozen = sample_candidates(
+            trunk, "reference", tasks, 1, self._sampling(trunk), derive(run.seed, "scale"), self.precision
+        )
+        return fit_learned_reward(
+            trunk, judgements, self.config.reward, self.precision, run, (tasks, frozen), gold=self._gold_of
+        )
+
+    def score(
+        self, reward: Path, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]], run: StageRun
+    ) -> NDArray[np.float64]:
+        """Scores ``[N, K]`` of a fitted reward folder."""
+        return LearnedReward.load(reward).score_candidates(tasks, candidates).double().numpy()
+
+    def improve(self, policy: Path, reference: Path, reward: Path | None, run: StageRun) -> Made:
+        """PPO from ``policy``, leashed to ``reference``."""
+        settings = self.config.ppo
+        start, leash = LanguagePolicy.load(policy), LanguagePolicy.load(reference)
+        start.model.requires_grad_(True)
+        actor = ActorCritic(start.model, settings.value_trunk)
+        actor.load_critic(policy)
+        demonstrations = self.world.demonstrations(self.config.sft.demonstrations, derive(run.seed, "ptx"))
+        has_gold = self.world.gold(self.tasks("train", 1, run.seed)[0], "") is not None
+        trainer = PpoTrainer(
+            policy=start,
+            reference=LanguagePolicy(copy_of(leash.model), leash.tokenizer, leash.eos),
+            actor=actor,
+            rewards=self.rewards(reward),
+            tasks=self.tasks("train", settings.prompts, derive(run.seed, "prompts")),
+            settings=settings,
+            sampling=self._sampling(start),
+            precision=self.precision,
+            run=run,
+            demonstrations=[(start.encode_prompt(p), start.encode_completion(c)) for p, c in demonstrations]
+            if settings.ptx_coef
+            else (),
+            probe=self._gold_of_texts if has_gold else None,
+        )
+        last = trainer.train()
+        with run.making("policy") as folder:
+            start.save(folder, {"stage": run.name, "last_step": last}, actor)
+        values = {"steps": trainer.state.step, "rollbacks": trainer.state.rollbacks, "last": last}
+        return Made({"policy": run.folder / "policy", "rollouts": run.folder / "rollouts"}, values)
+
+    def rewards(self, reward: Path | None) -> RewardSum:
+        """The learned reward and the Python functions of the configuration, summed."""
+        settings = self.config.reward
+        sources: list[RewardSource] = [FunctionReward(f, w, load_function(f)) for f, w in settings.functions.items()]
+        if reward is not None:
+            sources.insert(0, LearnedReward.load(reward, settings.weight))
+        if not sources:
+            raise ConfigError("there is no reward", "fit one (loop.fit_reward = true) or name reward.functions")
+        return RewardSum(sources, settings.missing_end_penalty, settings.clip)
+
+    def evaluate(
+        self, policy: Path, policy_id: str, reference: Path, previous: Path | None, reward: Path | None, run: StageRun
+    ) -> Made:
+        """Sample all policies on test prompts and compare them."""
+        settings = self.config.evaluation
+        tasks = self.tasks("test", settings.prompts, FROZEN)
+        policies = {"policy": LanguagePolicy.load(policy), "reference": LanguagePolicy.load(reference)}
+        if previous is not None:
+            policies["previous"] = LanguagePolicy.load(previous)
+        judges = {} if reward is None else {"proxy": LearnedReward.load(reward)}
+        if reward is not None and (reward / "judge").is_dir():
+            judges["judge"] = LearnedReward.load(reward / "judge")
+        evaluator = Evaluator(self.world, settings, self._sampling(policies["policy"]), self.precision, run)
+        return evaluator.compare(policies, tasks, judges)
+
+    def describe(self, candidate: Candidate) -> Mapping[str, Any]:
+        """A text candidate's text and how it ended."""
+        return {"text": candidate.content["text"], "stop": candidate.content.get("stop", "")}
+
+    def _sampling(self, policy: LanguagePolicy) -> Sampling:
+        s = self.config.sampling
+        return Sampling(s.max_new_tokens, policy.eos, s.temperature)
+
+    def _gold_of(self, pairs: Sequence[tuple[Task, Candidate]]) -> list[float] | None:
+        found = [self.world.gold(t, str(c.content["text"])) for t, c in pairs]
+        return None if any(u is None for u in found) else [float(u) for u in found if u is not None]
+
+    def _gold_of_texts(self, tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
+        return [float(self.world.gold(t, x) or 0.0) for t, x in zip(tasks, texts, strict=True)]
