@@ -19,8 +19,8 @@ from tropism.errors import DataError
 class TokenBatch:
     """B sequences of prompt + completion.
 
-    ``ids`` int64 ``[B, T]``, right-padded; ``prompt_lengths`` and ``completion_lengths`` int64 ``[B]``. Whatever is said of
-    completions has layout ``[B, C]``: column j is the j-th completion token, C the longest completion.
+    ``ids`` int64 ``[B, T]``, right-padded; ``prompt_lengths`` and ``completion_lengths`` int64 ``[B]``. Whatever is
+    said of completions has layout ``[B, C]``: column j is the j-th completion token, C the longest completion.
     """
 
     ids: Tensor

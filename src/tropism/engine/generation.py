@@ -1,8 +1,8 @@
 """Sampling completions from a causal language model.
 
-Works for any Hugging Face decoder through its own key-value cache. Random numbers are drawn per (sequence id, position),
-so the same seed gives the same uniform numbers whatever the batch order, the compaction or a resume. top-p, top-k, min-p
-and penalties are left out on purpose: they bias the PPO ratio.
+Works for any Hugging Face decoder through its own key-value cache. Random numbers are drawn per (sequence id,
+position), so the same seed gives the same uniform numbers whatever the batch order, the compaction or a resume.
+top-p, top-k, min-p and penalties are left out on purpose: they bias the PPO ratio.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
 
 from tropism.engine.batch import TokenBatch
 from tropism.errors import DataError
@@ -37,8 +37,8 @@ class Sampling:
 class Generation:
     """Sampled completions, in the order of the prompts.
 
-    ``logprobs[i][j]`` is log π(token j) at the sampling temperature (greedy: at temperature 1). ``stops`` tells a finished
-    answer from one cut at the length limit. ``policy_version`` names the weights that sampled.
+    ``logprobs[i][j]`` is log π(token j) at the sampling temperature (greedy: at temperature 1). ``stops`` tells a
+    finished answer from one cut at the length limit. ``policy_version`` names the weights that sampled.
     """
 
     prompts: list[list[int]]
@@ -62,7 +62,7 @@ class Generation:
 
 @torch.no_grad()
 def generate(
-    model: nn.Module,
+    model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
@@ -89,7 +89,7 @@ def generate(
     return Generation([list(p) for p in prompts], completions, logprobs, stops, policy_version)
 
 
-def check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+def check_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
     """DataError for an empty prompt, or for one that with the new tokens would leave the model's context."""
     context = getattr(model.config, "max_position_embeddings", None)
     for i, prompt in enumerate(prompts):
@@ -97,13 +97,14 @@ def check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], sampling: 
             raise DataError(f"prompt {i} is empty", "give it at least one token (BOS will do)")
         if context is not None and len(prompt) + sampling.max_new_tokens > context:
             raise DataError(
-                f"prompt {i} has {len(prompt)} tokens; with {sampling.max_new_tokens} new ones it leaves the context of {context}",
+                f"prompt {i} has {len(prompt)} tokens; with {sampling.max_new_tokens} new ones it leaves"
+                f" the context of {context}",
                 "shorten the prompt, lower sampling.max_new_tokens, or take a model with a longer context",
             )
 
 
 def _generate_rows(
-    model: nn.Module,
+    model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     rows: list[int],
     sampling: Sampling,
@@ -153,7 +154,8 @@ def _generate_rows(
 
 
 def sample(logits: Tensor, temperature: float, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse-CDF sampling: tokens ``[B]`` and their log-probabilities from fp32 logits ``[B, V]`` and uniforms ``[B]``.
+    """Inverse-CDF sampling: tokens ``[B]`` and their log-probabilities from fp32 logits ``[B, V]`` and uniforms
+    ``[B]``.
 
     Temperature 0 takes the most likely token (its log-probability is the one at temperature 1).
     """

@@ -1,7 +1,7 @@
 """Full forwards of a causal language model: hidden states, completion log-probabilities, entropies.
 
-The head is applied on completion positions only. Sampling temperature T means T in every log-probability. Left out here:
-packing and fused heads, which belong to the fast engine.
+The head is applied on completion positions only. Sampling temperature T means T in every log-probability. Left out
+here: packing and fused heads, which belong to the fast engine.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from tropism.engine.batch import TokenBatch
 from tropism.errors import ModelError
@@ -23,7 +24,7 @@ class CompletionScores:
     entropy: Tensor
 
 
-def hidden_states(model: nn.Module, batch: TokenBatch) -> Tensor:
+def hidden_states(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
     """Last hidden states ``[B, T, H]`` (after the final norm). Right-padded causal rows need no attention mask."""
     return model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
 
@@ -40,7 +41,7 @@ def states_at(hidden: Tensor, batch: TokenBatch) -> Tensor:
     return hidden.gather(1, index)
 
 
-def head_logits(model: nn.Module, states: Tensor) -> Tensor:
+def head_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
     """fp32 logits ``[n, V]`` of states ``[n, H]``, with the model's final soft cap where it has one."""
     logits = model.get_output_embeddings()(states).float()
     cap = getattr(model.config, "final_logit_softcapping", None)
@@ -48,7 +49,7 @@ def head_logits(model: nn.Module, states: Tensor) -> Tensor:
 
 
 def completion_scores(
-    model: nn.Module, batch: TokenBatch, hidden: Tensor, *, temperature: float = 1.0, entropy: bool = True
+    model: PreTrainedModel, batch: TokenBatch, hidden: Tensor, *, temperature: float = 1.0, entropy: bool = True
 ) -> CompletionScores:
     """log π(token) and entropy of every completion token, from hidden states ``[B, T, H]`` of the same batch.
 
@@ -68,8 +69,9 @@ def completion_scores(
 
 
 @torch.no_grad()
-def check_head(model: nn.Module) -> None:
-    """Refuse a model whose own logits differ from decoder + output embeddings (+ soft cap), as this engine computes them.
+def check_head(model: PreTrainedModel) -> None:
+    """Refuse a model whose own logits differ from decoder + output embeddings (+ soft cap), as this engine computes
+    them.
 
     Raises ModelError naming the model. Run once when a policy is loaded.
     """

@@ -29,7 +29,6 @@ from tropism.language.reward_network import LearnedReward
 from tropism.language.rollouts import write_rows
 from tropism.language.worlds.base import World
 from tropism.runtime.precision import Precision
-from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
 
 CHUNK = 64
@@ -68,7 +67,8 @@ class Evaluator:
     def compare(
         self, policies: Mapping[str, LanguagePolicy], tasks: Sequence[Task], judges: Mapping[str, LearnedReward]
     ) -> Made:
-        """``policies`` holds ``policy`` and ``reference``, perhaps ``previous``; ``judges`` perhaps ``proxy``, ``judge``."""
+        """``policies`` holds ``policy`` and ``reference``, perhaps ``previous``; ``judges`` perhaps ``proxy``,
+        ``judge``."""
         sampled: dict[str, Sampled] = {}
         for done, (name, policy) in enumerate(policies.items()):
             self.run.check_stop()

@@ -44,8 +44,8 @@ def fit_learned_reward(
 ) -> Made:
     """Fit on train tasks, stop early and assess on validation tasks, freeze the scale on the reference's samples.
 
-    Returns folder ``reward`` (with ``judge/`` inside where there is enough held-out feedback) and values ``assessment``,
-    ``fit``, ``rows_cut``.
+    Returns folder ``reward`` (with ``judge/`` inside where there is enough held-out feedback) and values
+    ``assessment``, ``fit``, ``rows_cut``.
     """
     data = RewardData.from_judgements(judgements, strength_margin=settings.strength_margin)
     pairs = [(data.tasks[int(t)], c) for c, t in zip(data.candidates, data.candidate_task, strict=True)]

@@ -1,7 +1,7 @@
 """The language policy of PPO: a causal LM with a value head, on the policy's own trunk or on one of its own.
 
-A policy on disk is a plain Hugging Face folder; the critic lies beside the weights in ``critic.safetensors``, which other
-tools ignore.
+A policy on disk is a plain Hugging Face folder; the critic lies beside the weights in ``critic.safetensors``, which
+other tools ignore.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tropism.engine.batch import TokenBatch
 from tropism.engine.models import eos_ids, load_policy, save_policy
@@ -36,10 +36,10 @@ class Evaluated:
 class ActorCritic(nn.Module):
     """π_θ and V_φ. With ``value_trunk="shared"`` V reads the policy's own hidden states."""
 
-    def __init__(self, lm: nn.Module, value_trunk: ValueTrunk = "shared") -> None:
+    def __init__(self, lm: PreTrainedModel, value_trunk: ValueTrunk = "shared") -> None:
         super().__init__()
-        self.lm = lm
-        self.value_lm = copy.deepcopy(lm) if value_trunk == "separate" else None
+        self.lm: PreTrainedModel = lm
+        self.value_lm: PreTrainedModel | None = copy.deepcopy(lm) if value_trunk == "separate" else None
         self.value_head = nn.Linear(lm.config.hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -83,7 +83,7 @@ class ActorCritic(nn.Module):
 class LanguagePolicy:
     """A loaded policy: model in eval mode, tokenizer, end-of-sequence ids."""
 
-    model: nn.Module
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     eos: frozenset[int]
 
@@ -101,7 +101,8 @@ class LanguagePolicy:
             save_file(critic.critic_state(), folder / "critic.safetensors")
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, with the tokenizer's own BOS rule; never empty where there is a BOS or EOS to start with."""
+        """Token ids of a prompt, with the tokenizer's own BOS rule; never empty where there is a BOS or EOS to start
+        with."""
         ids = self.tokenizer(prompt, add_special_tokens=True)["input_ids"]
         while ids and ids[-1] in self.eos:  # some tokenizers end every text; a prompt is not ended
             ids = ids[:-1]
@@ -121,7 +122,7 @@ class LanguagePolicy:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
-def copy_of(model: nn.Module) -> nn.Module:
+def copy_of(model: PreTrainedModel) -> PreTrainedModel:
     """A frozen copy of a model in memory (trap: a reference is never re-read from its path)."""
     reference = copy.deepcopy(model).eval()
     for parameter in reference.parameters():

@@ -145,10 +145,10 @@ class PpoTrainer:
                 if epoch == 0 and number == 0:
                     total.add(checks.first_mini_batch(self, rollout, rows))
                 terms = self.mini_batch(rollout, targets, rows, epoch, number)
-                total.add(terms)
-                if checks.diverged(terms, self.settings):
+                if checks.diverged(terms, self.settings):  # its terms are in the warning, not in the means
                     self.state.roll_back(terms)
                     return total.means() | {"ppo/rolled_back": 1.0, "ppo/epochs_done": float(epoch)}
+                total.add(terms)
                 if self.settings.kl_old_stop is not None and terms["kl/old"] > self.settings.kl_old_stop:
                     return total.means() | {"ppo/rolled_back": 0.0, "ppo/epochs_done": float(epoch)}
         return total.means() | {"ppo/rolled_back": 0.0, "ppo/epochs_done": float(self.settings.epochs)}

@@ -1,8 +1,9 @@
 """PPO's contracts, asserted in every run, and the metrics that show them.
 
-Before training: the precision asked for is the one that runs, everything is in eval mode, the reference is frozen and not
-the policy's own tensors. After each rollout: KL to a reference of equal weights is exactly 0, the score sits on the last
-token. On the first mini-batch: π_θ/π_old is 1, else the old log-probabilities are recomputed, and that must mend it.
+Before training: the precision asked for is the one that runs, everything is in eval mode, the reference is frozen
+and not the policy's own tensors. After each rollout: KL to a reference of equal weights is exactly 0, the score sits
+on the last token. On the first mini-batch: π_θ/π_old is 1, else the old log-probabilities are recomputed, and that
+must mend it.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ def _log_ratio(trainer: PpoTrainer, rollout: Rollout, rows: Tensor) -> tuple[flo
 
 
 def diverged(terms: Mapping[str, float], settings: PpoSection) -> bool:
-    """Whether a mini-batch's numbers mean divergence: anything not finite, KL to the old policy or a loss beyond its limit."""
+    """Whether a mini-batch's numbers mean divergence: anything not finite, KL to the old policy or a loss beyond its
+    limit."""
     watched = ("ppo/policy_loss", "ppo/value_loss", "kl/old", "ppo/grad_norm")
     if not all(math.isfinite(terms[name]) for name in watched):
         return True

@@ -1,9 +1,9 @@
 """Reward networks over a language model: small networks on a frozen trunk, or a fine-tuned copy with a head.
 
-``TokenEnsemble`` reads, for every completion token t, [h(t−1), h(t), log p(t)] of the frozen reference, passes them through
-a small network per member, pools by mean and maximum over the completion, and ends in one score. (Sum pooling is left out:
-policies exploit it by length.) ``FineTunedReward`` is the classic reward model: the trunk itself learns, with a linear
-head on the last token. Both are ensembles and both meet ``reward.fitting.ScoreModel``.
+``TokenEnsemble`` reads, for every completion token t, [h(t−1), h(t), log p(t)] of the frozen reference, passes them
+through a small network per member, pools by mean and maximum over the completion, and ends in one score. (Sum
+pooling is left out: policies exploit it by length.) ``FineTunedReward`` is the classic reward model: the trunk
+itself learns, with a linear head on the last token. Both are ensembles and both meet ``reward.fitting.ScoreModel``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tropism.engine.batch import TokenBatch
 from tropism.engine.generation import Generation
@@ -80,6 +81,8 @@ class TokenEnsemble(nn.Module):
         self.w1, self.b1 = weight(members, width, hidden), nn.Parameter(torch.zeros(members, 1, hidden))
         self.w2, self.b2 = weight(members, 2 * hidden, hidden), nn.Parameter(torch.zeros(members, 1, hidden))
         self.out = nn.Parameter(torch.zeros(members, hidden, 1))
+        self.feature_mean: Tensor
+        self.feature_std: Tensor
         self.register_buffer("feature_mean", torch.zeros(width))
         self.register_buffer("feature_std", torch.ones(width))
 
@@ -145,7 +148,7 @@ class FineTunedReward(nn.Module):
     def __init__(self, policy: LanguagePolicy, members: int, seed: int, precision: Precision) -> None:
         super().__init__()
         self.members, self.precision = members, precision
-        self.trunk = copy.deepcopy(policy.model)
+        self.trunk: PreTrainedModel = copy.deepcopy(policy.model)
         size = self.trunk.config.hidden_size
         self.head = nn.Parameter(torch.randn(size, members, generator=generator(seed, "reward-head")) / size)
         self.encoded = Encoded([], [])

@@ -47,9 +47,14 @@ def load_function(reference: str) -> TextReward:
         spec = importlib.util.spec_from_file_location(
             f"tropism_user_{hashlib.sha256(place.encode()).hexdigest()[:8]}", path
         )
-        assert spec is not None and spec.loader is not None  # a .py file always has a loader
+        assert spec is not None  # a .py file always has a loader
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            problem = f"reward file {path} cannot be run: {type(error).__name__}: {error}"
+            raise ConfigError(problem, "mend the file: python FILE must run without an error") from error
     else:
         try:
             module = importlib.import_module(place)
@@ -133,6 +138,12 @@ class RewardSum:
     sources: list[RewardSource]
     missing_end_penalty: float = 0.0
     clip: float | None = None
+
+    def __post_init__(self) -> None:
+        names = [*(s.name for s in self.sources), "missing_end"]
+        double = sorted({n for n in names if names.count(n) > 1})
+        if double:  # components are kept by name: one would silently replace the other
+            raise ConfigError(f"two reward components are called '{double[0]}'", "rename one of the functions")
 
     def __call__(self, tasks: Sequence[Task], generation: Generation, texts: Sequence[str]) -> PaidRewards:
         components = {s.name: s.weight * s(tasks, generation, texts) for s in self.sources}

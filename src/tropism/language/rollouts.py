@@ -43,9 +43,9 @@ class Rollout:
     def empty(cls, step: int, tasks: list[Task], generation: Generation, texts: list[str]) -> Rollout:
         """A rollout that is sampled but neither scored nor paid."""
         batch = generation.batch()
-        blank = [torch.zeros(batch.mask.shape) for _ in range(4)]
         unpaid = PaidRewards(torch.zeros(len(batch)), {}, torch.zeros(len(batch), dtype=torch.bool))
-        return cls(step, tasks, generation, texts, batch, *blank, unpaid)
+        old, entropy, values, ref = (torch.zeros(batch.mask.shape) for _ in range(4))
+        return cls(step, tasks, generation, texts, batch, old, entropy, values, ref, unpaid)
 
     def fill(self, rows: Tensor, logprobs: Tensor, entropy: Tensor, values: Tensor, ref_logprobs: Tensor) -> None:
         """Set the per-token tensors of some rows, each given as ``[b, C']`` with C' ≤ C."""
