@@ -93,6 +93,7 @@ class Loop:
         def record(connection: Connection, done: Done) -> None:
             node = _node("policy", done)
             lineage.record_policy(connection, node.id, node.digest, 0, None, None, None, "reference", done.values)
+            lineage.set_policy_status(connection, node.id, "reference")
 
         done = self.runner.run(self._plan("base", 0, {"data": self.data}), self.domain.initial_policy, record)
         return _node("policy", done)

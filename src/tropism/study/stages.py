@@ -110,6 +110,7 @@ class Marker:
     def end(self) -> None:
         """The study is at its end: nothing runs any more."""
         self.path.unlink(missing_ok=True)
+        self.path.with_suffix(".partial").unlink(missing_ok=True)
 
     def spent(self) -> tuple[float, float]:
         """Wall and CPU seconds on the present stage, killed attempts included up to their last mark."""

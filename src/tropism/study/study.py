@@ -10,6 +10,7 @@ Left out: anything about models or texts; those belong to the domain.
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import shutil
@@ -26,7 +27,7 @@ from tropism.runtime.memory import tune
 from tropism.runtime.stage import ProgressSink, sync_folder, sync_path
 from tropism.store.artifacts import ArtifactStore
 from tropism.store.database import Database
-from tropism.store.lease import TrainerLease
+from tropism.store.lease import TrainerLease, process_start
 from tropism.store.lineage import live_artifacts
 from tropism.store.metrics import MetricStore
 from tropism.study import config as configuration
@@ -60,7 +61,7 @@ class Study:
         partial = folder.absolute().parent / f".{folder.name}.new-{os.getpid()}"
         with _disk_errors(folder):
             try:
-                shutil.rmtree(partial, ignore_errors=True)
+                _remove_dead(partial)
                 (partial / "artifacts").mkdir(parents=True)
                 (partial / "scratch").mkdir()
                 head = f'recipe = "{recipe}"\n' if recipe else ""
@@ -118,6 +119,7 @@ class Study:
                 progress=progress,
                 keep_scratch=self.config.runtime.keep_scratch,
             )
+            self.artifacts.sweep(set(self.artifacts.all()))  # copies that a killed process left unfinished
             domain = self.config.domain_class(self.config.domain)
             loop = Loop(self.config, domain, runner, self.folder)
             write_resolved(self.folder / "resolved.json", self.config, tuning, loop.data)
@@ -181,6 +183,15 @@ class Study:
             with path.open(encoding="utf-8") as lines:
                 for line in lines:
                     yield json.loads(line)
+
+
+def _remove_dead(partial: Path) -> None:
+    """Remove what killed creations of the same folder left; those of living processes stay."""
+    head = partial.name.rpartition("-")[0]
+    for left in partial.parent.glob(f"{glob.escape(head)}-*"):
+        pid = left.name.rpartition("-")[2]
+        if pid.isdigit() and (int(pid) == os.getpid() or process_start(int(pid)) is None):
+            shutil.rmtree(left)
 
 
 def _mapping(overrides: Overrides) -> Mapping[str, Any]:
