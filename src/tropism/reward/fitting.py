@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from tropism.errors import DataError
 from tropism.reward.dataset import RewardData
 from tropism.reward.ensemble import combine
-from tropism.reward.likelihood import Links, RatingLoss, evidence_nll, take_rows, total_weight
+from tropism.reward.likelihood import (
+    Links,
+    RatingLoss,
+    Scores,
+    ScoreTable,
+    candidates_of,
+    evidence_nll,
+    take_rows,
+    total_weight,
+)
 from tropism.reward.pairs import Pairs, pair_accuracy
 from tropism.runtime.checkpoints import load_state, save_state
 from tropism.runtime.seeding import generator, permutation
@@ -147,10 +156,10 @@ class _Fitting:
         rates = torch.ones(self.model.members, len(self.train.tasks))
         return torch.poisson(rates, generator=generator(self.seed, "reward-bootstrap"))
 
-    def nll(self, data: RewardData, task_weights: Tensor | None) -> Tensor:
+    def nll(self, model: Scores, data: RewardData, task_weights: Tensor | None) -> Tensor:
         """Negative log-likelihood per vote ``[E]``."""
         return evidence_nll(
-            self.model,
+            model,
             self.links,
             data,
             total_weight(data),
@@ -172,7 +181,7 @@ class _Fitting:
             torch.manual_seed(generator(self.seed, "reward-dropout", number).initial_seed())
             for rows in order.split(self.settings.batch_size):
                 batch = take_rows(self.train, rows)
-                loss = self.nll(batch, weights)
+                loss = self.nll(self.model, batch, weights)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.sum().backward()
                 everything = [*self.fitted, *self.links.parameters()]
@@ -193,15 +202,18 @@ class _Fitting:
         self.model.train(False)
         if not len(self.validation):
             return {}
-        nll = float(self.nll(self.validation, None).mean())
+        table = ScoreTable.of(
+            self.model, candidates_of(self.validation), len(self.train.candidates), 2 * self.settings.batch_size
+        )
+        nll = float(self.nll(table, self.validation, None).mean())
         if self.result.nll_validation is None or nll < self.result.nll_validation:
             self.result.nll_validation, self.result.best_epoch = nll, self.result.epochs
             self.best = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
         metrics = {"reward/nll_validation": nll}
         if len(self.pairs):
             wanted = self.pairs.candidates()
-            scores = self.model.score(wanted)
-            spread = scores.std(1, correction=0, keepdim=True).clamp(min=1e-9) if len(wanted) > 1 else 1.0
+            scores = table.score(wanted)
+            spread = scores.std(1, correction=0, keepdim=True).clamp(min=1e-9)
             everyone = torch.zeros(len(self.train.candidates))
             everyone[wanted] = combine((scores - scores.mean(1, keepdim=True)) / spread).float()
             metrics["reward/accuracy_validation"] = pair_accuracy(everyone.numpy(), self.pairs)

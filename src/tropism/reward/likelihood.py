@@ -7,7 +7,7 @@ along with the scores. Left out: links per rater.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Protocol
 
@@ -31,6 +31,25 @@ class Scores(Protocol):
     def score(self, index: Tensor) -> Tensor:
         """Raw scores ``[members, n]`` of candidates ``index`` (long ``[n]``), on the logit scale of comparisons."""
         ...
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores that are computed already, by candidate number: ``[members, candidates]``."""
+
+    scores: Tensor
+
+    @classmethod
+    def of(cls, model: Scores, wanted: Tensor, candidates: int, chunk: int) -> ScoreTable:
+        """Score candidates ``wanted`` in chunks, so that a large network's memory does not grow with the data."""
+        found = torch.cat([model.score(part) for part in wanted.split(chunk)], 1)
+        table = found.new_zeros(found.shape[0], candidates)
+        table[:, wanted] = found
+        return cls(table)
+
+    def score(self, index: Tensor) -> Tensor:
+        """Scores ``[members, n]`` of candidates ``index``."""
+        return self.scores[:, index]
 
 
 class Links(nn.Module):
@@ -82,6 +101,11 @@ def take_rows(data: RewardData, rows: Tensor) -> RewardData:
     )
 
 
+def candidates_of(data: RewardData) -> Tensor:
+    """Sorted numbers of the candidates that the evidence speaks of, long ``[n]``."""
+    return torch.cat([part.index.flatten() for part in parts(data)]).unique()
+
+
 def total_weight(data: RewardData) -> float:
     """Votes in the evidence: the global denominator of its likelihood."""
     return float(sum(part.weight.double().sum() for part in parts(data)))
@@ -104,7 +128,7 @@ def evidence_nll(
     ordinal) and labels weigh ``rating_weight`` and ``label_weight`` beside a comparison. Raises RewardError for a NaN
     or infinite score, naming the candidate.
     """
-    wanted = torch.cat([part.index.flatten() for part in parts(data)]).unique()
+    wanted = candidates_of(data)
     scores = model.score(wanted)
     _check_finite(scores, wanted, data)
     position = torch.zeros(len(data.candidates), dtype=torch.long)
@@ -160,7 +184,7 @@ def _check_finite(scores: Tensor, index: Tensor, data: RewardData) -> None:
     member, column = (int(i) for i in (~finite).nonzero()[0])
     candidate = data.candidates[int(index[column])]
     raise RewardError(
-        f"reward model member {member} gave {float(scores[member, column])} for candidate {candidate.id}"
+        f"reward model member {member} gave {float(scores[member, column].detach())} for candidate {candidate.id}"
         f" of task {candidate.task_id}",
         "lower the learning rate, or look at the candidate's features",
     )
