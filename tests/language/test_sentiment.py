@@ -23,31 +23,7 @@ from tropism.reward.dataset import RewardData
 
 GOOD = ["great", "superb", "moving", "brilliant", "tender", "charming"]
 BAD = ["dull", "awful", "clumsy", "tedious", "lifeless", "boring"]
-OTHER = [*"the film a story of two men who go to sea , and its director an actor scene plot".split(), "music", "city"]
-    "the",
-    "film",
-    "a",
-    "story",
-    "of",
-    "two",
-    "men",
-    "who",
-    "go",
-    "to",
-    "sea",
-    ",",
-    "and",
-    "its",
-    "director",
-    "an",
-    "actor",
-    "scene",
-    "plot",
-    "music",
-    "city",
-    "night",
-    ".",
-]
+OTHER = ["the", "film", "a", "story", "of", "two", "men", "who", "go", "to", "sea", ",", "its", "plot"]
 
 
 def _text(draw: random.Random, words: int, positive: bool) -> str:
