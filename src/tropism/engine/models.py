@@ -7,14 +7,17 @@ mapped file happened to be aligned. Left out: quantised weights, adapters, sever
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging
 
 from tropism.errors import ModelError
 
@@ -71,7 +74,8 @@ def save_policy(
         raise ModelError(
             f"a {type(model).__name__} is not a Hugging Face model", "save the wrapped causal language model"
         )
-    model.save_pretrained(folder, safe_serialization=True)
+    with _no_bars():
+        model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         _forget_origin(folder / name)
@@ -86,7 +90,10 @@ def load_card(folder: Path) -> dict[str, Any]:
 
 
 def eos_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every id that ends a completion of a causal language model: those of the generation config, of the model's config and of the tokenizer."""
+    """Every id that ends a completion of a causal language model.
+
+    Those of its generation config, of its config and of the tokenizer.
+    """
     found: set[int] = set()
     configs = [getattr(model, "generation_config", None), getattr(model, "config", None)]
     for value in [*(getattr(c, "eos_token_id", None) for c in configs), tokenizer.eos_token_id]:
@@ -139,13 +146,26 @@ def _source(path_or_name: str | Path) -> str:
 def _load(loader: Any, source: str, what: str, **options: Any) -> Any:
     """``from_pretrained`` without remote code; its many errors become one."""
     try:
-        return loader.from_pretrained(source, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, json.JSONDecodeError) as error:
+        with _no_bars():
+            return loader.from_pretrained(source, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"cannot load the {what} of model {source!r}: {first}",
             "give a folder or hub name with config.json, tokenizer.json and *.safetensors of a causal language model",
         ) from error
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' own progress bars: a study shows its own."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _check_causal(source: str, config: Any) -> None:

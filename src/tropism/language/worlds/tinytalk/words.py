@@ -104,13 +104,9 @@ ATTRIBUTES = (
 )  # fmt: skip
 BY_KEY = {a.key: a for a in ATTRIBUTES}
 
-ITEMS = _words(  # to be repeated
-    """river stone window garden pebble tower valley forest meadow island harbor castle market village road gate wall
-    roof door floor kitchen cellar barn field hill lake ocean desert canyon cave beach cloud star moon sun planet
-    comet wind rain snow ice fire smoke ash sand clay iron copper tin glass paper wood wool silk leather rope wheel
-    engine hammer nail saw drum flute violin trumpet piano harp letter number circle square triangle corner line point
-    shadow echo dream story song poem riddle secret promise journey ticket wagon train boat ship anchor sail
-    lantern compass"""
+ITEMS = _words(  # to be repeated; few, since copying in order is learned word by word
+    """river stone window garden tower valley forest meadow island harbor castle market village road gate wall hill
+    lake ocean desert canyon cave beach cloud star moon sun planet comet wind rain"""
 )
 PETS = _words("dog cat horse parrot pony goat cow donkey")
 HARMS = _words("poison rob burn steal smash kidnap hurt trap flood wreck drown injure")
