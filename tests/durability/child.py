@@ -4,8 +4,8 @@
 
 SPEC is JSON: ``{"recipe", "overrides", "path"}``; ``path`` goes in front of ``sys.path``.
 
-``TROPISM_DIE_AT=KIND:N`` makes the process kill itself at the N-th call of that kind: ``rename`` and ``renamed`` (before
-and after it), ``fsync``, ``commit`` (before the database commits), ``ddl`` (before a statement of a migration).
+``TROPISM_DIE_AT=KIND:N`` makes the process kill itself at the N-th call of that kind: ``rename`` and ``renamed``
+(before and after it), ``fsync``, ``commit`` (before the database commits), ``ddl`` (before a statement of a migration).
 ``TROPISM_FILE_LIMIT=BYTES`` limits the size of every file that is written, which looks like a full disk.
 """
 

@@ -235,7 +235,12 @@ def to_toml(values: Mapping[str, Any], path: str = "") -> str:
 
 def _toml_key(key: str) -> str:
     plain = key and all(c.isascii() and (c.isalnum() or c in "-_") for c in key)
-    return key if plain else json.dumps(key, ensure_ascii=False)
+    return key if plain else _toml_string(key)
+
+
+def _toml_string(text: str) -> str:
+    """JSON's escapes are TOML's, but for DEL, which only TOML wants escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _toml_value(value: Any) -> str:
@@ -249,7 +254,7 @@ def _toml_value(value: Any) -> str:
         return repr(value)
     if value is None:
         raise ConfigError("TOML has no null", "leave the key out to have its default")
-    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return _toml_string(str(value))
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
