@@ -6,22 +6,19 @@ import re
 import shutil
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 from fake_study import make_study
-
 from tropism.study.report.page import write_page
 
 BROWSER = next((b for name in ("chromium", "chromium-browser", "google-chrome") if (b := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: scripts/install_debian.sh chromium")
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --disable-dev-shm-usage --enable-logging=stderr --v=0"
-).split()
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--enable-logging=stderr", "--v=0",
+)  # fmt: skip
 # nothing resolves: a request to anywhere would fail, and say so on the console
 NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -29,7 +30,7 @@ def test_ticks_are_round_and_inside(low: float, high: float) -> None:
     ticks = nice_ticks(low, high)
     assert 2 <= len(ticks) <= 11
     assert all(low - 1e-12 * abs(low) <= t <= high * (1 + 1e-12) for t in ticks)
-    steps = {round(b - a, 15) for a, b in zip(ticks, ticks[1:], strict=False)}
+    steps = {round(b - a, 15) for a, b in itertools.pairwise(ticks)}
     assert max(steps) == pytest.approx(min(steps), rel=1e-3)
 
 
@@ -67,7 +68,9 @@ def test_log_axis_spaces_decades_evenly() -> None:
 
 def test_names_are_escaped_and_the_tooltip_data_is_json() -> None:
     name = "a'\"<b>&\u2028</svg>"
-    svg = line_chart([Series(name, [0, 1], [1, 2], [0, 1], [2, 3])], x_label=name, y_label=name, marks=[Mark(0.5, name)])
+    svg = line_chart(
+        [Series(name, [0, 1], [1, 2], [0, 1], [2, 3])], x_label=name, y_label=name, marks=[Mark(0.5, name)]
+    )
     data = json.loads(ET.fromstring(svg).get("data-chart", ""))
     assert data["series"][0]["name"] == name
     assert data["series"][0]["points"][1][3] == "2 [1, 3]"
@@ -114,4 +117,4 @@ def test_an_arrow_that_skips_a_round_goes_over_the_box_between() -> None:
 
 
 def test_an_edge_to_nowhere_is_not_drawn() -> None:
-    assert "arrow\"" not in lineage_graph([Node("a", 0, 0, "A", "")], [Edge("a", "gone")])
+    assert 'arrow"' not in lineage_graph([Node("a", 0, 0, "A", "")], [Edge("a", "gone")])

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 from fake_study import PROMPTS, empty_study, make_study
-
 from tropism.errors import StoreError
 from tropism.store.artifacts import ArtifactStore
 from tropism.store.metrics import MetricStore
@@ -71,7 +68,9 @@ def test_it_asks_nothing_of_the_network(html: str) -> None:
     assert style is not None
     assert "url(" not in style[1]
     assert "@import" not in style[1]
-    policy = next(a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy is not None
     assert policy.startswith("default-src 'none'")
 
@@ -111,7 +110,7 @@ def test_every_section_is_there_and_every_chart_is_drawn(html: str) -> None:
     links = {(a.get("href") or "")[1:] for tag, a in page.tags if tag == "a"}
     assert links == ids
     assert len(ids) == 11
-    assert "class=\"empty\"" not in html
+    assert 'class="empty"' not in html
     charts = [a for tag, a in page.tags if tag == "svg" and "data-chart" in a]
     assert len(charts) >= 18
     for chart in charts:
@@ -121,7 +120,7 @@ def test_every_section_is_there_and_every_chart_is_drawn(html: str) -> None:
 def test_stages_seconds_and_peak_memory(study: Path, html: str) -> None:
     facts = gather(study)
     improve = next(p for p in phases(facts) if p.stage == "improve-2")
-    assert dict((n, w) for n, w, _ in improve.parts) == pytest.approx({"optimise": 42.0, "rollout": 15.0})
+    assert {name: wall for name, wall, _ in improve.parts} == pytest.approx({"optimise": 42.0, "rollout": 15.0})
     assert "Peak memory 929 MiB" in Page(html).text
 
 
@@ -187,7 +186,7 @@ def test_without_metrics_and_samples_the_rest_is_still_shown(tmp_path: Path) -> 
     text = Page(write_page(folder).read_text("utf-8")).text
     assert "The policy of round 1 of 1 is kept" in text
     assert "No improve stage has logged anything yet" in text
-    assert "No evaluation has stored samples yet" in text
+    assert "No evaluation has stored texts yet" in text
 
 
 def test_all_rounds_rolled_back_is_said_first(tmp_path: Path) -> None:
@@ -208,7 +207,9 @@ def test_a_damaged_artifact_is_named(tmp_path: Path) -> None:
 def test_infinities_in_metrics_do_not_break_the_page(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "fake", rounds=1)
     metrics = MetricStore(folder / "metrics.db")
-    metrics.write("improve-1", 5, {"ppo/grad_norm": float("inf"), "kl/ref_k1": float("inf"), "time/rollout_s": float("nan")})
+    metrics.write(
+        "improve-1", 5, {"ppo/grad_norm": float("inf"), "kl/ref_k1": float("inf"), "time/rollout_s": float("nan")}
+    )
     metrics.close()
     assert "Gradient norm" in write_page(folder).read_text("utf-8")
 

@@ -19,7 +19,9 @@ def test_trap_50_bidi_and_zero_width_are_written_out() -> None:
     assert visible("a\u202eb\u200bc\ufeffd\u2066e\u2069") == "a⟨RLO⟩b⟨ZWSP⟩c⟨BOM⟩d⟨LRI⟩e⟨PDI⟩"
 
 
-@pytest.mark.parametrize("character", ["\u3164", "\ufe0f", "\U000e0041", "\U000e0100", "\ue000", "\u2028", "\u034f", "\ud800"])
+@pytest.mark.parametrize(
+    "character", ["\u3164", "\ufe0f", "\U000e0041", "\U000e0100", "\ue000", "\u2028", "\u034f", "\ud800"]
+)
 def test_characters_that_draw_nothing_are_written_out(character: str) -> None:
     assert visible(character).startswith("⟨")
 

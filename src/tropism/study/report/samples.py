@@ -43,9 +43,8 @@ def side_by_side(facts: Facts, count: int | None = None) -> list[Sample]:
         answers = [_answer("SFT", _output(row, "reference"))]
         same = [(r, rows[_key(row)]) for r, rows in sorted(by_round.items()) if _key(row) in rows]
         answers += [_answer(f"Round {r}", _output(other, "policy")) for r, other in same]
-        found.append(
-            Sample(str(row.get("prompt", "")), str(row.get("kind", "")), [a for a in answers if a is not None])
-        )
+        if known := [answer for answer in answers if answer is not None]:
+            found.append(Sample(str(row.get("prompt", "")), str(row.get("kind", "")), known))
     return found
 
 

@@ -119,7 +119,7 @@ def comparison(facts: Facts) -> tuple[list[str], list[Row]]:
         return [], []
     heads = ["SFT"] + [f"Round {e.round}" for e in evaluations]
     rows = []
-    for measure in MEASURES:
+    for measure in _measures(evaluations):
         if all(number(e.metrics, measure.key) is None for e in evaluations):
             continue
         key, form = measure.key, measure.form
@@ -138,9 +138,23 @@ def comparison(facts: Facts) -> tuple[list[str], list[Row]]:
     return heads, rows
 
 
+def _measures(evaluations: Sequence[EvaluationRow]) -> Sequence[Measure]:
+    """The measures that people know by name; for a domain that has none of them, all of its own."""
+    names = {name for e in evaluations for name in e.metrics}
+    if names & {m.key for m in MEASURES}:
+        return MEASURES
+    return [Measure(name, name, 0, "number") for name in sorted(names) if not _beside(name, names)]
+
+
+def _beside(name: str, names: set[str]) -> bool:
+    """Whether a metric belongs in another one's row: its reference or an end of its interval."""
+    ends = (name.removesuffix("_low"), name.removesuffix("_high"), name.removeprefix("reference_"))
+    return any(end != name and end in names for end in ends)
+
+
 def remaining(evaluations: Sequence[EvaluationRow]) -> list[Row]:
     """Every other number of the evaluations, by its own name."""
-    known = {m.key for m in MEASURES}
+    known = {m.key for m in _measures(evaluations)}
     known |= {f"{prefix}{key}{end}" for key in known for prefix in ("", "reference_") for end in ("", "_low", "_high")}
     names = sorted({name for e in evaluations for name in e.metrics if name not in known})
     rows = [Row(name, "", [_cell(e.metrics, name, "number") for e in evaluations]) for name in names]
