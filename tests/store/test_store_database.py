@@ -167,7 +167,7 @@ def test_newer_schema_is_refused(database: Database) -> None:
     assert "upgrade" in caught.value.fix
 
 
-@pytest.mark.parametrize("statements", [2, 9, 25, 40])
+@pytest.mark.parametrize("statements", [2, 40])
 def test_kill_inside_creation_leaves_no_study(tmp_path: Path, statements: int) -> None:
     path = tmp_path / "study.db"
     done = subprocess.run([sys.executable, "-c", KILLED_MIDWAY, "create", path, str(statements)], check=False)
@@ -177,7 +177,7 @@ def test_kill_inside_creation_leaves_no_study(tmp_path: Path, statements: int) -
     assert differences(made) == []
 
 
-@pytest.mark.parametrize("statements", [6, 15, 30, 44])
+@pytest.mark.parametrize("statements", [9, 44])
 def test_kill_inside_migration_leaves_the_older_schema_whole(tmp_path: Path, statements: int) -> None:
     path = tmp_path / "study.db"
     with sqlite3.connect(path) as older:  # a study from before the first revision

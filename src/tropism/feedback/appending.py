@@ -202,7 +202,7 @@ def _explain(connection: Connection, rows: Iterable[Mapping[str, Any]], error: s
         )
         old = connection.execute(first).first()
         if (old is not None and old.id != row["id"]) or key in seen:
-            which = f" (event {old.id})" if old is not None and old.id != row["id"] else " in the same call"
+            which = " in the same call" if key in seen or old is None else f" (event {old.id})"
             return DataError(
                 f"teacher {row['teacher_id']} has already answered query {row['query_id']} differently{which}",
                 "correct that event instead of answering twice",

@@ -65,7 +65,8 @@ def label_of_choice(choice: Choice) -> float:
 class Lines:
     """The lines of a file, as (line number, bytes), or None in place of bytes for a line longer than ``limit``.
 
-    A byte order mark and blank lines are skipped. After the last line ``digest`` is that of the whole file.
+    A byte order mark and blank lines are skipped. After the last line ``digest`` is that of the file, of which too long
+    lines count with their beginning only.
     """
 
     def __init__(self, path: Path, limit: int) -> None:
@@ -77,13 +78,12 @@ class Lines:
         hashed = hashlib.sha256()
         number = 0
         try:
-            with self.path.open("rb") as file:
+            with self.path.open("rb", buffering=_BLOCK) as file:
                 while line := file.readline(self.limit + 1):
                     number += 1
                     hashed.update(line)
                     if len(line) > self.limit and not line.endswith(b"\n"):
-                        while rest := file.readline(_BLOCK):  # the rest of it, block by block, only to get past it
-                            hashed.update(rest)
+                        while rest := file.readline(_BLOCK):  # the rest is dropped block by block
                             if rest.endswith(b"\n"):
                                 break
                         yield number, None
