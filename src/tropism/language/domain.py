@@ -70,6 +70,16 @@ class LanguageDomain:
         found = {name: Path(place) for name, place in places.items() if place is not None and Path(place).exists()}
         return {name: digest_folder(p) if p.is_dir() else digest_file(p) for name, p in found.items()}
 
+    def recorded_feedback(self, kind: str, split: Split, count: int, seed: int) -> Sequence[Any]:
+        """Judgements that came with the world's data (``study.protocol.Recorded``); ConfigError where it has none."""
+        recorded = getattr(self.world, "recorded_feedback", None)
+        if recorded is None:
+            raise ConfigError(
+                f'feedback.teacher = "import", and world {self.world.name} has no feedback of its own',
+                'set feedback.file = "PATH.jsonl"',
+            )
+        return recorded(kind, split, count, seed)
+
     def initial_policy(self, run: StageRun) -> Made:
         """Load the model, or make and pretrain one; then SFT on the world's demonstrations."""
         values: dict[str, Any] = {"precision": self.precision.name}

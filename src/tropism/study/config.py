@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tropism.errors import ConfigError
 from tropism.study.domains import load_domain_class
@@ -63,15 +63,10 @@ class FeedbackSection(Section):
     """The share of the queries that is asked on validation tasks, which no reward model is fitted on."""
     oracle: OracleSection = OracleSection()
     file: Path | None = None
+    """import: preference pairs, JSONL. Without it the domain's data must hold feedback of its own."""
     skip_bad: bool = False
     wait_hours: float = Field(default=24.0 * 14, gt=0)
     """How long to wait for people before giving up (the labels given so far stay)."""
-
-    @model_validator(mode="after")
-    def _file_for_import(self) -> FeedbackSection:
-        if self.teacher == "import" and self.file is None:
-            raise ValueError('teacher = "import" needs file = "PATH.jsonl"')
-        return self
 
 
 class LoopSection(Section):
