@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures import EOS, PAD, gemma2, gpt2, llama, some_prompts
 from scipy.stats import chisquare
 from torch import nn
 from transformers import GenerationConfig
 
+from fixtures import EOS, PAD, gemma2, gpt2, llama, some_prompts
 from tropism.engine.generation import Generation, Sampling, generate, sample
 from tropism.engine.scoring import completion_scores, hidden_states
 from tropism.errors import DataError

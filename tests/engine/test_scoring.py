@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import VOCABULARY, gemma2, gpt2, llama, some_prompts
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from fixtures import VOCABULARY, gemma2, gpt2, llama, some_prompts
 from tropism.engine.batch import TokenBatch
 from tropism.engine.scoring import check_head, completion_scores, hidden_states, states_at, states_before
 from tropism.errors import ModelError

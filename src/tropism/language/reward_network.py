@@ -38,7 +38,8 @@ CHUNK = 64
 
 @dataclass
 class Encoded:
-    """Token ids of (prompt, completion) pairs; ``cut`` counts prompts that lost their left end to fit the context."""
+    """Token ids of (prompt, completion) pairs; ``cut`` counts rows that lost something to fit the context:
+    the prompt's left end first, then the completion's right."""
 
     prompts: list[list[int]]
     completions: list[list[int]]
@@ -53,10 +54,9 @@ class Encoded:
             given = candidate.content.get("tokens")
             ended = candidate.content.get("stop") != "length"  # a text cut at a limit has no end to show
             completion = list(given) if given else policy.encode_completion(str(candidate.content["text"]), ended)
+            made.cut += len(prompt) + len(completion) > context
             completion = completion[: context - 1]
-            if len(prompt) + len(completion) > context:
-                prompt, made.cut = prompt[len(prompt) + len(completion) - context :], made.cut + 1
-            made.prompts.append(prompt)
+            made.prompts.append(prompt[max(0, len(prompt) + len(completion) - context) :])
             made.completions.append(completion)
         return made
 
@@ -96,6 +96,7 @@ class TokenEnsemble(nn.Module):
         grid[:, mask] = tokens
         mean = grid.sum(2) / mask.sum(1).clamp(min=1)[None, :, None]
         peak = grid.masked_fill(~mask[None, :, :, None], -1e4).amax(2)
+        peak = peak.masked_fill(~mask.any(1)[None, :, None], 0.0)  # an empty completion has no peak
         pooled = torch.cat([mean, peak], -1)
         pooled = torch.nn.functional.gelu(torch.baddbmm(self.b2, pooled, self.w2))
         return (pooled @ self.out).squeeze(-1)
