@@ -70,6 +70,30 @@ def test_new_makes_a_study_and_will_not_overwrite_it(cli: Cli, tmp_path: Path) -
     assert err.startswith(f"error: {folder} has a study already\nfix: ")
 
 
+def test_new_takes_a_recipe_file_with_paths_seen_from_it(cli: Cli, tmp_path: Path) -> None:
+    place = tmp_path / "recipes"
+    place.mkdir()
+    (place / "prompts.txt").write_text("one\ntwo\n")
+    (place / "truth.py").write_text("def gold(prompts, completions, rows):\n    return [0.0] * len(prompts)\n")
+    recipe = place / "mine.toml"
+    recipe.write_text(
+        'study.domain = "language"\nworld.prompts = "prompts.txt"\nworld.gold = "truth.py:gold"\n'
+        'model.path = "some/model"\nreward.functions = { "truth.py:gold" = 1.0 }\n'
+    )
+    status, _, err = cli("new", tmp_path / "s", "--recipe", recipe, "--set", "ppo.steps=3")
+    assert (status, err) == (0, "")
+    values = Study.open(tmp_path / "s").config.values
+    assert values["world"]["prompts"] == str(place / "prompts.txt")
+    assert values["world"]["gold"] == f"{place / 'truth.py'}:gold"
+    assert values["reward"]["functions"] == {f"{place / 'truth.py'}:gold": 1.0}
+    assert values["model"]["path"] == "some/model"
+    assert values["ppo"]["steps"] == 3
+    recipe.write_text("study.domain = \n")
+    status, _, err = cli("new", tmp_path / "t", "--recipe", recipe)
+    assert status == 2
+    assert "is not valid TOML" in err
+
+
 def test_run_goes_to_the_end_and_prints_the_table(cli: Cli, tmp_path: Path) -> None:
     Study.create(tmp_path / "s", overrides=BANDIT).close()
     status, out, err = cli("run", tmp_path / "s")
@@ -195,6 +219,7 @@ def test_trap_50_samples_and_rollouts_cannot_steer_the_terminal(cli: Cli, texts:
         (["new", "{tmp}/a", "--recipe", "tinytlk"], "did you mean 'tinytalk'?"),
         (["new", "{tmp}/a", "--set", "ppo.stepz=3"], "did you mean 'steps'?"),
         (["new", "{tmp}/a", "--set", "nonsense"], "is not KEY=VALUE"),
+        (["new", "{tmp}/a", "--recipe", "{tmp}/none.toml"], "none.toml cannot be read"),
         (["feedback", "import", "{finished}", "{tmp}/none.jsonl"], "none.jsonl"),
     ],
 )

@@ -41,14 +41,25 @@ def demo(
 def new(
     folder: Folder,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="A built-in recipe; `tropism recipes` lists them.")
+        str,
+        typer.Option(
+            "--recipe", metavar="NAME|FILE", help="A built-in recipe (`tropism recipes`) or a TOML file of yours."
+        ),
     ] = "tinytalk",
     settings: Settings = None,
 ) -> None:
     """Make a study from a recipe. Nothing runs yet."""
+    from tropism.cli.recipe_file import read_recipe
+    from tropism.study.config import expand, merge, parse_overrides
     from tropism.study.study import Study
 
-    Study.create(folder, recipe=recipe, overrides=settings or [])
+    overrides = expand(parse_overrides(settings or []))
+    name: str | None = recipe
+    if recipe.endswith(".toml"):
+        values = read_recipe(Path(recipe))
+        name = values.pop("recipe", None)  # a file of one's own may build on a built-in recipe
+        overrides = merge(values, overrides)
+    Study.create(folder, recipe=name, overrides=overrides).close()
     typer.echo(f"made {folder / 'study.toml'}; next: tropism run {folder}")
 
 
