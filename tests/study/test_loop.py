@@ -42,7 +42,10 @@ def outcome(study: Study) -> dict[str, Any]:
         rows = connection.execute(sa.select(schema.stages)).mappings().all()
         policies = connection.execute(sa.select(schema.policies).order_by(schema.policies.c.id)).all()
     done = {row["name"]: row["outputs"] for row in rows if row["status"] == "done"}
-    curves = {stage: study.metrics.table(stage) for stage in study.metrics.stages()}
+    curves = {
+        stage: {name: rows for name, rows in study.metrics.table(stage).items() if not name.startswith("memory/")}
+        for stage in study.metrics.stages()
+    }
     return {
         "stages": done,
         "policies": [tuple(row) for row in policies],
@@ -107,6 +110,10 @@ def test_resolved_configuration_is_saved(finished: Study) -> None:
     assert saved["config"]["improve"]["steps"] == 10
     assert saved["config"]["study"]["rounds"] == 2
     assert {"tropism", "python", "numpy"} <= set(saved["versions"])
+
+
+def test_peak_memory_is_logged(finished: Study) -> None:
+    assert all(10 < finished.metrics.last(s)["memory/peak_rss_mib"] < 1e5 for s in STAGES)
 
 
 def test_the_same_command_again_changes_nothing(finished: Study) -> None:
@@ -326,3 +333,25 @@ def test_gc_keeps_what_the_lineage_needs(finished: Study, tmp_path: Path) -> Non
     assert len(finished.samples(2)) == 3
     with pytest.raises(StoreError, match="round 7 has no samples"):
         finished.samples(7)
+
+
+def test_imported_pairs_are_the_feedback(tmp_path: Path) -> None:
+    """Pairs from a file are taken in once; a bad row stops the run and leaves no event behind."""
+    study = make(tmp_path / "s", feedback__teacher="import", feedback__file="pairs.jsonl")
+    rows = [{"prompt": f"p{i}", "chosen": "yes", "rejected": "no"} for i in range(40)]
+    (study.folder / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"prompt": 3}\n')
+    with pytest.raises(DataError, match="line 41"):
+        study.run()
+    assert study.status().feedback["events"] == 0
+    (study.folder / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    study.run(until="collect-1")
+    collected = study.status().stages[-1].values
+    assert (collected["answered"], collected["events"]) == (40, 40)
+    assert "feedback.file" in json.loads((study.folder / "resolved.json").read_text())["data"]
+
+
+def test_a_missing_import_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no feedback of its own"):
+        make(tmp_path / "s", feedback__teacher="import").run()
+    with pytest.raises(DataError, match=r"nothing\.jsonl"):
+        make(tmp_path / "t", feedback__teacher="import", feedback__file="nothing.jsonl").run()

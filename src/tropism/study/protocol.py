@@ -41,6 +41,7 @@ class Domain(Protocol):
 
     ``stage_sections: Mapping[StageKind, Sequence[str]]``: the configuration sections each kind of stage depends on (all
     of them where a kind is absent). A changed setting then costs only the stages that it concerns.
+    ``learns_reward: bool``: False where its settings make the reward a function alone (as ``loop.fit_reward``).
     ``data_digests() -> Mapping[str, str]``: digests of the data files that it reads; the first stage depends on them.
     ``score_members(reward, tasks, candidates, run) -> [M, N, K]``: scores of each ensemble member, for choosing queries
     by disagreement.

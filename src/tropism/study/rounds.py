@@ -67,7 +67,7 @@ class Loop:
     @property
     def learns_reward(self) -> bool:
         """Whether feedback is collected and a reward model fitted; else the domain's own reward is all there is."""
-        return self.config.loop.fit_reward
+        return self.config.loop.fit_reward and bool(getattr(self.domain, "learns_reward", True))
 
     def stages(self) -> Iterator[str]:
         """Do the study's stages one by one; yields each one's name when it is durable."""

@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection
 from tropism.digests import digest
 from tropism.errors import ConfigError, ContractError
 from tropism.runtime.interrupts import StopRequest
+from tropism.runtime.memory import peak_memory_bytes
 from tropism.runtime.stage import Made, NoProgress, ProgressSink, StageRun
 from tropism.store import lineage, schema
 from tropism.store.artifacts import ArtifactStore
@@ -163,6 +164,7 @@ class StageRunner:
         self._begin(plan, folder)
         run = StageRun(plan.name, folder, plan.seed, self.metrics, self.marker, self.stop.requested)
         made = work(run)
+        run.log(0, {"memory/peak_rss_mib": peak_memory_bytes() / 2**20})
         self.marker.update("store", 0, 0)
         _check_values(plan.name, made.values)
         digests = {name: self.artifacts.put(path) for name, path in sorted(made.folders.items())}
