@@ -36,8 +36,7 @@ from tropism.feedback.records import Judgement, Task
 from tropism.language.config import LanguageConfig
 from tropism.language.domain import LanguageDomain
 from tropism.language.policy import LanguagePolicy
-from tropism.language.worlds import sentiment
-from tropism.language.worlds.sentiment import SentimentWorld
+from tropism.language.worlds.sentiment import PRETRAINING, WINDOW_WORDS, SentimentWorld
 from tropism.language.worlds.sentiment_judge import centred_threshold
 from tropism.runtime.memory import tune
 from tropism.runtime.seeding import derive
@@ -89,14 +88,14 @@ class Bench:
     precision: str
 
     def __post_init__(self) -> None:
+        self.options = {"pretraining_steps": self.size.pretraining_steps}
         self.world = SentimentWorld(self.data)
-        sentiment.PRETRAINING = sentiment.PRETRAINING.model_copy(update={"steps": self.size.pretraining_steps})
         self.test = self.world.tasks("test", self.size.prompts, 0)
 
     def domain(self, kl_weight: float = KL_WEIGHT) -> LanguageDomain:
         """The language domain, configured for one KL weight."""
         sections = {
-            "world": {"name": "sentiment", "data": str(self.data)},
+            "world": {"name": "sentiment", "data": str(self.data), "options": self.options},
             "model": {
                 "hidden_size": self.size.hidden, "layers": self.size.layers, "heads": self.size.hidden // 64,
                 "intermediate_size": self.size.hidden * 11 // 4, "initializer_range": 0.02,
@@ -118,7 +117,11 @@ class Bench:
         """
         settings = self.domain(kl or KL_WEIGHT).config.model_dump(mode="json", include=set(sections))
         key = {"corpus": self.world.corpus.digest, "settings": settings, "feedback": self.size.feedback}
-        key |= {"pretraining": sentiment.PRETRAINING.model_dump(mode="json"), "precision": self.precision, "seed": seed}
+        key |= {
+            "pretraining": [PRETRAINING.model_dump(mode="json"), self.options],
+            "precision": self.precision,
+            "seed": seed,
+        }
         key["samples"] = [len(self.test), self.size.samples_per_prompt] if name == "ppo" else []
         folder = self.cache / f"{name}-{digest(key)[:16]}"
         done = folder / "done.json"
@@ -148,7 +151,7 @@ class Bench:
         """exp of the mean negative log-likelihood per token over windows of validation text."""
         texts = [t.text for t in getattr(self.world.corpus, corpus) if t.split == "validation"]
         words = " ".join(texts).split()[:20_000]
-        size = sentiment.WINDOW_WORDS
+        size = WINDOW_WORDS
         windows = [" ".join(words[i : i + size]) for i in range(0, len(words), size)]
         total, count = 0.0, 0
         start = policy.encode_prompt("")

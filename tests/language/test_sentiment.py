@@ -20,6 +20,7 @@ from tropism.language.worlds.sentiment import SentimentWorld, pretraining_window
 from tropism.language.worlds.sentiment_data import read_corpus
 from tropism.language.worlds.sentiment_judge import SentimentJudge, centred_threshold
 from tropism.reward.dataset import RewardData
+from tropism.study.study import Study
 
 GOOD = ["great", "superb", "moving", "brilliant", "tender", "charming"]
 BAD = ["dull", "awful", "clumsy", "tedious", "lifeless", "boring"]
@@ -237,3 +238,25 @@ def test_the_judge_is_not_fitted_on_test_reviews(data: Path, tmp_path: Path) -> 
     kept = tuple(r for r in world.corpus.reviews if r.split != "test")
     bare = SentimentJudge.fit([r.text for r in kept], [r.positive for r in kept])
     assert np.array_equal(bare.score(["a great film"]), before)
+
+
+def test_a_kind_of_feedback_that_nobody_gave_is_refused(world: SentimentWorld) -> None:
+    with pytest.raises(ConfigError, match="ranking"):
+        world.recorded_feedback("ranking", "train", 1, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["comparison", "rating"])
+def test_whole_loop_on_people_s_labels(data: Path, tmp_path: Path, kind: str) -> None:
+    overrides = [
+        f"feedback.kind={kind}",
+        f'world.data="{data}"', "world.options.pretraining_steps=3", "world.options.vocabulary=400",
+        "model.hidden_size=32", "model.layers=1", "model.heads=2", "model.intermediate_size=64", "reward.epochs=2",
+        "reward.members=2", "reward.hidden=8", "reward.scale_samples=8", "ppo.steps=2", "ppo.batch_size=8",
+        "ppo.mini_batch_size=8", "evaluation.prompts=8", "sampling.max_new_tokens=6",
+    ]  # fmt: skip
+    study = Study.create(tmp_path / "study", recipe="sentiment", overrides=overrides)
+    study.run()
+    status = study.status()
+    assert status.finished
+    assert sum(status.feedback.values()) > 0
+    study.verify()

@@ -21,9 +21,9 @@ def load_world(section: WorldSection) -> World:
 
         return TinyTalk.from_options(section.options)
     if section.name == "sentiment":
-        from tropism.language.worlds.sentiment import SentimentWorld
+        from tropism.language.worlds.sentiment import SentimentSettings, SentimentWorld
 
-        return SentimentWorld(section.data)
+        return SentimentWorld(section.data, SentimentSettings.model_validate(section.options))
     if section.name == "text":
         from tropism.language.worlds.text import TextWorld
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -32,7 +33,6 @@ from tropism.language.worlds.sentiment_judge import SentimentJudge
 from tropism.runtime.seeding import derive, permutation
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-VOCABULARY = 4096
 OPENING_WORDS = (4, 8)
 WINDOW_WORDS = 50
 """Words of a pretraining row: about 67 tokens, a little more than a prompt with 48 new tokens."""
@@ -53,6 +53,18 @@ PRETRAINING = SftSettings(
     checkpoint_every=100,
 )
 SCALE = (0, 1)
+
+
+class SentimentSettings(BaseModel):
+    """``world.options`` of the sentiment world."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vocabulary: int = Field(4096, ge=300)
+    """Tokens of the byte-level BPE."""
+    pretraining_steps: int = Field(PRETRAINING.steps, ge=1)
+
+
 FeedbackKind = Literal["comparison", "rating"]
 
 
@@ -71,12 +83,13 @@ class SentimentWorld:
 
     name = "sentiment"
 
-    def __init__(self, data: Path | str | None) -> None:
+    def __init__(self, data: Path | str | None, settings: SentimentSettings | None = None) -> None:
         if data is None:
             raise ConfigError(
                 "the sentiment world needs world.data",
                 "--set world.data=FOLDER with movie_reviews.zip and sentence_polarity.zip",
             )
+        self.settings = settings or SentimentSettings()
         self.corpus: SentimentCorpus = read_corpus(Path(data))
 
     @cached_property
@@ -98,11 +111,12 @@ class SentimentWorld:
     def curriculum(self, seed: int) -> list[Phase]:
         """One phase: windows of train reviews and train sentences, every token trained, no EOS."""
         windows = pretraining_windows(self.corpus, derive(seed, "sentiment", "windows"))
-        return [Phase("pretrain", [Example(((text, True),)) for text in windows], PRETRAINING)]
+        settings = PRETRAINING.model_copy(update={"steps": self.settings.pretraining_steps})
+        return [Phase("pretrain", [Example(((text, True),)) for text in windows], settings)]
 
     def build(self, folder: Path, settings: ModelSettings, seed: int) -> None:
         """Write a byte-level BPE tokenizer fitted on the train split and an untrained Llama-like model."""
-        tokenizer = make_tokenizer(pretraining_texts(self.corpus))
+        tokenizer = make_tokenizer(pretraining_texts(self.corpus), self.settings.vocabulary)
         config = LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=settings.hidden_size,
@@ -140,6 +154,10 @@ class SentimentWorld:
         reward model reads it where it will read a policy's completions. ``comparison``: a positive and a negative
         sentence, the positive one chosen, in slots drawn from ``seed``; ``rating``: 1 or 0 on the scale [0, 1].
         """
+        if kind not in ("comparison", "rating"):
+            raise ConfigError(
+                f"feedback.kind = {kind!r}, but people labelled single sentences", "choose 'comparison' or 'rating'"
+            )
         if split == "test":
             raise ConfigError("feedback of the test split was asked for", "ask for train or validation feedback")
         sentences = _shuffled(self.corpus.sentences_of(split), derive(seed, "sentiment", "feedback", split))
@@ -192,13 +210,13 @@ def pretraining_windows(corpus: SentimentCorpus, seed: int) -> list[str]:
     return [" ".join(words[i : i + WINDOW_WORDS]) for i in range(0, len(words), WINDOW_WORDS)]
 
 
-def make_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of ``VOCABULARY`` tokens, BOS before every text; nothing is unknown to it."""
+def make_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of ``vocabulary`` tokens, BOS before every text; nothing is unknown to it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=[PAD, BOS, EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
