@@ -101,7 +101,7 @@ class Bench:
                 "intermediate_size": self.size.hidden * 11 // 4, "initializer_range": 0.02,
             },
             "sampling": {"max_new_tokens": 48},
-            "reward": {"missing_end_penalty": 0.0, "epochs": 8, "patience": 3, "scale_samples": 512},
+            "reward": {"missing_end_penalty": 0.0, "judge": False, "epochs": 8, "patience": 3, "scale_samples": 512},
             "ppo": {
                 "steps": self.size.ppo_steps, "batch_size": self.size.batch, "mini_batch_size": self.size.batch // 2,
                 "epochs": 2, "learning_rate": 3e-4, "kl_ref_coef": kl_weight, "checkpoint_every": 10, "lam": 0.95,

@@ -87,6 +87,8 @@ class RewardSection(Section):
     """Clip of the summed score, in standard deviations of the reference's samples."""
     missing_end_penalty: float = Field(1.0, ge=0)
     """Taken off a completion that the length limit cut."""
+    judge: bool = True
+    """Fit a second model on the validation split alone, to judge win rates where nobody knows the truth."""
     scale_samples: int = Field(256, ge=8)
     """Samples of the reference on which the scale (mean 0, deviation 1) is frozen."""
 

@@ -63,7 +63,7 @@ def fit_learned_reward(
     with run.making("reward") as folder:
         reward.save(folder, about)
         (folder / "assessment.json").write_text(json.dumps(assessment, indent=1, sort_keys=True))
-        if len(data.fold(False)) >= MIN_JUDGE_ROWS:
+        if settings.judge and len(data.fold(False)) >= MIN_JUDGE_ROWS:
             swapped = _swap_splits(data)
             own = StageRun(
                 f"{run.name}:judge", run.folder / "judge", derive(run.seed, "judge"), run.metrics, run.progress
