@@ -60,7 +60,7 @@ def detect(
     """Compare the last ``window`` steps with the earlier window in which gold was best.
 
     ``kl``, ``proxy`` and ``gold`` are ``[T]``, one mean per step. Standard errors come from the scatter around a line
-    within each window, so that a trend is no noise. The test is one-sided at ``alpha``, divided by the number of earlier
+    within each window, so that a trend is no noise. The test is one-sided at ``alpha`` over the number of earlier
     windows (Bonferroni), because the best of many is high by chance. None for a run shorter than two windows.
     """
     if window < 4:
