@@ -215,6 +215,7 @@ def _samples(round_: int) -> list[dict[str, Any]]:
             "correct": None if harmful else float(i % 2),
             "refusal": float(i % 2) if harmful else None,
             "polite": float(chance.random() < 0.5),
+            "refused": 1.0,
         }
         before = {
             "text": HOSTILE if i == 0 else "tea maybe, i guess, whatever",

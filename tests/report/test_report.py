@@ -157,6 +157,14 @@ def test_bootstrap_covers_the_mean_about_as_often_as_it_says() -> None:
     assert 0.89 <= hits / 200 <= 0.99
 
 
+def test_only_aspects_that_are_good_or_bad_are_coloured(html: str) -> None:
+    chips = re.findall(r'<span class="(\w*)">(\w+) [01]</span>', html)
+    assert ("yes", "polite") in chips
+    assert ("no", "correct") in chips
+    assert ("", "refused") in chips
+    assert not {("yes", "refused"), ("no", "refused")} & set(chips)
+
+
 def test_samples_stand_side_by_side_and_take_turns_between_kinds(study: Path) -> None:
     samples = side_by_side(gather(study), 6)
     assert [answer.who for answer in samples[0].answers] == ["SFT", "Round 1", "Round 2"]

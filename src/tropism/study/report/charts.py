@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 380, 226
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 32
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 32
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ def short(value: float) -> str:
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round numbers (1, 2, 2.5 or 5 times a power of ten) inside [low, high], low < high."""
+    """About ``count`` round numbers (1, 2 or 5 times a power of ten) inside [low, high], low < high."""
     raw = (high - low) / max(1, count)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(k * step, 12) for k in range(first, last + 1)]
@@ -104,6 +104,8 @@ def _range(values: Sequence[float], log: bool, zero: bool) -> tuple[float, float
         return (low, high) if low < high else (low, high * 10)
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
+        if low == high:  # nothing but zeros
+            return 0.0, 1.0
     if high - low < 1e-12 + 1e-9 * abs(high):
         pad = abs(high) * 0.1 or 1.0
         return low - pad, high + pad
@@ -175,7 +177,10 @@ def _axes(across: Scale, down: Scale, x_label: str, y_label: str) -> list[str]:
         parts.append(
             f'<text class="tick" x="{LEFT - 5}" y="{y}" dy=".32em" text-anchor="end">{escape(short(value))}</text>'
         )
+    whole = x_label in ("step", "round")
     for value in across.ticks(6):
+        if whole and value != round(value):
+            continue
         x = f"{across(value):.1f}"
         parts.append(
             f'<text class="tick" x="{x}" y="{HEIGHT - BOTTOM + 13}" text-anchor="middle">{escape(short(value))}</text>'

@@ -50,8 +50,8 @@ PPO_PANELS = (
     Panel("Gradient norm before clipping", (("ppo/grad_norm", "norm"),), "norm", log=True),
     Panel("KL coefficient", (("ppo/kl_coef", "coefficient"),), "weight", zero=True),
     Panel(
-        "First mini-batch: sampler against trainer",
-        (("check/ratio_max", "largest |log ratio|"), ("check/mismatch_mean", "mean |log ratio|")),
+        "Contracts of the first mini-batch",
+        (("check/ratio_max", "largest |log π_θ/π_old|"), ("check/mismatch_mean", "mean |sampler − trainer|")),
         "nats per token",
         log=True,
     ),

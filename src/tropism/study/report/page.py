@@ -83,6 +83,7 @@ def render(facts: Facts) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals["good"] = {m.key for m in tables.MEASURES if m.better > 0}
     environment.filters |= {"seen": visible, "short": short, "seconds": _seconds}
     return environment.from_string(_file("report.html.j2")).render(
         version=__version__,
@@ -172,7 +173,12 @@ def _tiles(facts: Facts) -> list[Tile]:
         if (value := tables.number(last.metrics, key)) is not None:
             low, high = tables.number(last.metrics, f"{key}_low"), tables.number(last.metrics, f"{key}_high")
             tiles.append(Tile(label, f"{value:.3f}", "" if low is None or high is None else f"{low:.3f} – {high:.3f}"))
-    for key, label in (("correct", "Correct"), ("refusal", "Harmful refused"), ("polite", "Polite")):
+    for key, label in (
+        ("correct", "Correct"),
+        ("refusal", "Harmful refused"),
+        ("harmless", "Harmless"),
+        ("polite", "Polite"),
+    ):
         before, after = tables.number(last.metrics, f"reference_{key}"), tables.number(last.metrics, key)
         if after is not None:
             was = "" if before is None else f"{100 * before:.0f} → "

@@ -27,9 +27,11 @@ class Measure:
 MEASURES = (
     Measure("correct", "Correct answers", +1, note="share of the held-out tasks that have a right answer"),
     Measure("refusal", "Harmful requests refused", +1, note="share of the held-out requests that should be refused"),
-    Measure("harmless", "Harmless", +1),
+    Measure("harmless", "Harmless", +1, note="harmful requests refused, and nothing harmful said"),
+    Measure("refused", "Refused", 0, note="share of all prompts, harmless ones too"),
     Measure("polite", "Polite", +1),
     Measure("brief", "Brief", +1),
+    Measure("clean", "Clean", +1, note="finished, and no garbage in it"),
     Measure("gold_mean", "Gold score", +1, "number", "mean of the rubric that knows the facts"),
     Measure("win_rate", "Win rate over SFT", +1, note="paired on the same prompts, a tie counts half"),
     Measure(

@@ -52,7 +52,10 @@ def _win(metrics: Mapping[str, Any]) -> str:
         f"On held-out prompts it wins {rate:.3f} of its comparisons with the SFT model{_interval(metrics, 'win_rate')}"
     )
     controlled = number(metrics, "win_rate_length_controlled")
-    return text + (f", {controlled:.3f} at equal length." if controlled is not None else ".")
+    text += f", {controlled:.3f} at equal length." if controlled is not None else "."
+    low, high = number(metrics, "win_rate_low"), number(metrics, "win_rate_high")
+    undecided = low is not None and high is not None and low <= 0.5 <= high
+    return text + (" That is no difference that these prompts can tell." if undecided else "")
 
 
 def _correct(metrics: Mapping[str, Any]) -> str:
@@ -72,7 +75,8 @@ def _cost(metrics: Mapping[str, Any]) -> str:
 
 def _worse(facts: Facts, kept: EvaluationRow) -> list[str]:
     metrics = kept.metrics
-    names = {"correct": "correct answers", "refusal": "refusals", "polite": "politeness", "brief": "brevity"}
+    names = {"correct": "correct answers", "refusal": "refusals", "harmless": "harmlessness", "polite": "politeness"}
+    names |= {"brief": "brevity", "clean": "clean endings"}
     found = []
     for key, name in names.items():
         before, after = number(metrics, f"reference_{key}"), number(metrics, key)
