@@ -125,10 +125,13 @@ def test_trap_29_thresholds_are_applied_once() -> None:
     assert [v and v["choice"] for v in values(Oracle(equal_within=0.5), queries, context)] == ["tie", "b", "b", "b"]
     skipping = values(Oracle(skip_below=-1.0), queries, context)
     assert [v and v["choice"] for v in skipping] == ["b", "b", None, "b"]  # the best of the two decides
-    noisy = values(Oracle(equal_within=0.5, rationality=0.1), queries * 1, context)
-    assert noisy[0] is not None
-    assert noisy[0]["choice"] == "tie"  # equality is seen before the noise …
-    assert all(v is not None and v["choice"] != "tie" for v in noisy[1:])  # … and not again after it
+    close, context = ask("comparison", [[0.0, 0.3]] * 100 + [[0.0, 0.7]] * 100)
+    noisy = values(Oracle(equal_within=0.5, rationality=0.1), close, replace(context, spread=1.0))
+    assert {v["choice"] for v in noisy[:100]} == {"tie"}  # equality is seen before the noise …
+    assert {v["choice"] for v in noisy[100:]} == {"a", "b"}  # … and not looked for again after it
+    low, context = ask("comparison", [[-0.9, -0.9]] * 100)
+    blurred = Oracle(skip_below=-1.0, rationality=0.1)
+    assert None not in values(blurred, low, replace(context, center=0.0, spread=1.0))
 
 
 def test_equal_ranking_groups_by_the_groups_best() -> None:

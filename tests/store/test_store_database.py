@@ -106,8 +106,18 @@ def test_what_is_written_is_there_after_opening_again(tmp_path: Path) -> None:
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")
         }
         assert pragmas == {"journal_mode": "wal", "synchronous": 2}
-        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        for name in ("foreign_keys", "secure_delete", "recursive_triggers"):
+            assert connection.exec_driver_sql(f"PRAGMA {name}").scalar() == 1
     again.close()
+
+
+def test_odd_folder_names_are_taken_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "a ?mode=ro&%20 #1 é"
+    folder.mkdir()
+    made = Database.create(folder / "study.db")
+    add_task(made, "t1")
+    made.close()
+    assert task_ids(Database.open(folder / "study.db")) == {"t1"}
 
 
 def test_creating_over_a_study_is_refused(database: Database) -> None:

@@ -193,7 +193,7 @@ class _LockWaitError(Exception):
 
 def _engine(path: Path) -> Engine:
     engine = sa.create_engine(
-        f"sqlite:///{path}",
+        sa.URL.create("sqlite", database=str(path)),  # not a string: a folder may have ? or % in its name
         json_serializer=lambda value: canonical_json(value).decode(),  # refuses NaN, which JSON cannot hold
         pool_timeout=30,
         connect_args={"timeout": _BUSY_SLICE_MS / 1000},
