@@ -282,10 +282,10 @@ def test_four_processes_append_and_nothing_is_lost_or_doubled(tmp_path: Path) ->
 
 def test_a_killed_writer_loses_nothing_it_reported(tmp_path: Path) -> None:
     log = new_log(tmp_path)
-    fill(log, n=200)
+    fill(log, n=80)
     reported: set[str] = set()
     for kill_after in (3, 17, 40):
-        writer = start_writer(log.database.path, "w", 200)
+        writer = start_writer(log.database.path, "w", 80)
         assert writer.stdout is not None
         reported |= {writer.stdout.readline().strip() for _ in range(kill_after)}
         writer.send_signal(signal.SIGKILL)
@@ -295,10 +295,10 @@ def test_a_killed_writer_loses_nothing_it_reported(tmp_path: Path) -> None:
         assert found.ok, found.problems
         assert reported <= {j.event_id for j in log.judgements()}
         assert Database.open(log.database.path) is not None
-    last = start_writer(log.database.path, "w", 200)
+    last = start_writer(log.database.path, "w", 80)
     out, _ = last.communicate(timeout=120)
     assert last.returncode == 0
-    assert len(log.judgements()) == 200
+    assert len(log.judgements()) == 80
     assert set(out.split()) == {j.event_id for j in log.judgements()}
     log.seal(force=True)
-    assert verify(log.database).sealed == 200
+    assert verify(log.database).sealed == 80
