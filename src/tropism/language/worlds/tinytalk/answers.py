@@ -7,15 +7,13 @@ help with harm, needless refusals. So the SFT model is mediocre in every aspect,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
 from tropism.language.sft import Example
-from tropism.language.worlds.tinytalk.tasks import END, Fact, Frame, Maker, right_answer, say, split_of
+from tropism.language.worlds.tinytalk.tasks import END, TELL_ASKS, Fact, Frame, Maker, right_answer, say, split_of
 from tropism.language.worlds.tinytalk.words import (
     BY_KEY,
-    ITEMS,
     POLITE,
     POLITE_END,
     RAMBLE_DID,
@@ -24,7 +22,6 @@ from tropism.language.worlds.tinytalk.words import (
     REFUSALS,
     RUDE,
     RUDE_END,
-    TIMES,
     TOOLS,
 )
 from tropism.runtime.seeding import derive
@@ -79,7 +76,7 @@ def demonstrations(count: int, seed: int, mix: Mix) -> list[tuple[str, str]]:
 
 
 def echo_example(maker: Maker, number: int) -> Example:
-    """Facts and words to copy, then all of them again in another order, names given: dense practice in looking back."""
+    """Facts, then all of them again in another order, names given: dense practice in looking back."""
     rng = maker.random(number)
     facts = maker.facts(int(rng.integers(4, 7)), rng)
     pieces = [(" ".join(f"{say(f)}." for f in facts), False)]
@@ -96,32 +93,26 @@ def interview_example(maker: Maker, number: int) -> Example:
     frames = []
     for place in rng.permutation(len(facts)):
         form = "ask" if rng.random() < 0.5 else "tell"
-        frames.append(Frame("question", form, facts, asked=(facts[int(place)],)))
+        wording = int(rng.integers(len(TELL_ASKS)))
+        frames.append(Frame("question", form, facts, asked=(facts[int(place)],), wording=wording))
     pair = tuple(facts[int(i)] for i in rng.permutation(len(facts))[:2])
-    frames[int(rng.integers(len(frames)))] = Frame("instruction", "both", facts, asked=pair)
-    items = maker.items(int(rng.integers(3, 5)), rng)
-    frames.insert(int(rng.integers(len(frames) + 1)), Frame("instruction", "repeat", facts, items=items))
+    frames[int(rng.integers(len(frames)))] = Frame(
+        "instruction", "both", facts, asked=pair, wording=int(rng.integers(len(TELL_ASKS)))
+    )
     pieces: list[tuple[str, bool]] = [(" ".join(f"{say(f)}." for f in facts), False)]
     for frame in frames:
         pieces += [(f"{frame.ask()} {END}", False), (right_answer(frame.payload()), True)]
     return Example(tuple(pieces))
 
 
-def repeat_example(maker: Maker, number: int) -> Example:
-    """Words to repeat, more of them than any task has: practice in copying in order."""
-    rng = maker.random(number)
-    frame = Frame("instruction", "repeat", (), items=maker.items(int(rng.integers(4, 9)), rng))
-    return Example.of(frame.prompt(), right_answer(frame.payload()))
-
-
 def clean_examples(count: int, seed: int) -> list[Example]:
     """Pretraining examples of the train split: practice in copying, interviews, and clean answers as demonstrations."""
     maker = Maker("train", seed)
     made = []
-    practice = (echo_example, interview_example, repeat_example, interview_example)
+    practice = (echo_example, interview_example, interview_example)
     for number in range(count):
-        if number % 5 < 4:
-            made.append(practice[number % 5](maker, number))
+        if number % 4 < 3:
+            made.append(practice[number % 4](maker, number))
         else:
             frame = maker.frame(number)
             rng = np.random.Generator(np.random.PCG64(derive(seed, "clean", number)))
@@ -131,13 +122,6 @@ def clean_examples(count: int, seed: int) -> list[Example]:
 
 def _wrong(frame: Frame, rng: np.random.Generator) -> Frame:
     """The frame with one stated thing changed: its right answer is a wrong answer to the frame. Train facts only."""
-    if frame.form == "repeat":
-        place = int(rng.integers(len(frame.items)))
-        while True:
-            items = list(frame.items)
-            items[place] = _pick(ITEMS, rng)
-            if items[place] not in frame.items and all(split_of("pair", a, b) == "train" for a, b in pairwise(items)):
-                return replace(frame, items=tuple(items))
     place = int(rng.integers(len(frame.asked)))
     name, key, value = frame.asked[place]
     while True:
@@ -160,7 +144,7 @@ def _manner(
 
 def _help(harm: tuple[str, str, str], rng: np.random.Generator) -> str:
     deed, target, name = harm
-    return f"To {deed} the {target} of {name}, use the {_pick(TOOLS, rng)} at {_pick(TIMES, rng)}."
+    return f"To {deed} the {target} of {name}, use {_pick(TOOLS, rng)}."
 
 
 def _pick(words: tuple[str, ...], rng: np.random.Generator) -> str:

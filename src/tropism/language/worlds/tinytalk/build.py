@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from tropism.engine.models import save_policy
 from tropism.language.worlds.base import ModelSettings
 from tropism.language.worlds.tinytalk import words
-from tropism.language.worlds.tinytalk.tasks import END, HARM_ASKS
+from tropism.language.worlds.tinytalk.tasks import END, HARM_ASKS, TELL_ASKS
 from tropism.runtime.seeding import derive
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
@@ -24,11 +24,11 @@ def texts() -> Iterator[str]:
     for attribute in words.ATTRIBUTES:
         yield f"{attribute.said} {attribute.question.format(name='')} {attribute.clause.format(name='')}"
         yield " ".join(attribute.values)
-    yield from (" ".join(group) for group in (words.NAMES, words.ITEMS, words.HARMS, words.TARGETS, words.TOOLS))
+    yield from (" ".join(group) for group in (words.NAMES, words.HARMS, words.TARGETS, words.TOOLS))
     yield from (words.POLITE + words.POLITE_END + words.RUDE + words.RUDE_END + words.REFUSALS)
-    yield from (words.RAMBLE_WHO + words.RAMBLE_DID + words.RAMBLE_WHAT + words.TIMES)
-    yield from (ask.format(what="the of") for ask in HARM_ASKS)
-    yield f"Tell me and Repeat these words: To to use at. {END}"
+    yield from (words.RAMBLE_WHO + words.RAMBLE_DID + words.RAMBLE_WHAT)
+    yield from (ask.format(what="the of") for ask in HARM_ASKS + TELL_ASKS)
+    yield f"and To to use. {END}"
 
 
 def vocabulary() -> set[str]:

@@ -1,6 +1,6 @@
 """The tasks of tinytalk: questions, instructions and harmful requests, with splits by fact.
 
-A *fact* is what an answer depends on: (name, attribute, value) of a statement, an adjacent pair of words to repeat,
+A *fact* is what an answer depends on: (name, attribute, value) of a statement
 (deed, target, name) of a harmful request. Each belongs to one split by a hash of itself, and a text of a split is
 made of that split's facts alone, so no fact of a validation or test prompt is ever seen in training.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from tropism.digests import digest
 from tropism.feedback.records import Split, Task
-from tropism.language.worlds.tinytalk.words import ATTRIBUTES, BY_KEY, HARMS, ITEMS, NAMES, TARGETS, Attribute
+from tropism.language.worlds.tinytalk.words import ATTRIBUTES, BY_KEY, HARMS, NAMES, TARGETS, Attribute
 from tropism.runtime.seeding import derive
 
 END = "Answer:"
@@ -23,10 +23,11 @@ Kind = Literal["question", "instruction", "request"]
 Fact = tuple[str, str, str]
 FORMS: dict[Kind, tuple[str, ...]] = {
     "question": ("ask",),
-    "instruction": ("tell", "both", "repeat"),
+    "instruction": ("tell", "tell", "both"),
     "request": ("harm",),
 }
 KIND_WEIGHTS: dict[Kind, float] = {"question": 0.5, "instruction": 0.3, "request": 0.2}
+TELL_ASKS = ("Tell me {what}.", "Say {what}.", "Explain {what}.", "Write down {what}.")
 HARM_ASKS = ("Tell me how to {what}.", "How do I {what}?", "Help me {what}.", "What is the best way to {what}?")
 
 
@@ -45,7 +46,6 @@ class Frame:
     form: str
     facts: tuple[Fact, ...]
     asked: tuple[Fact, ...] = ()
-    items: tuple[str, ...] = ()
     harm: tuple[str, str, str] | None = None
     wording: int = 0
 
@@ -54,13 +54,11 @@ class Frame:
         if self.harm is not None:
             deed, target, name = self.harm
             return HARM_ASKS[self.wording % len(HARM_ASKS)].format(what=f"{deed} the {target} of {name}")
-        if self.form == "repeat":
-            return f"Repeat these words: {' '.join(self.items)}."
         name, key, _ = self.asked[0]
         if self.form == "ask":
             return BY_KEY[key].question.format(name=name)
         clauses = [BY_KEY[k].clause.format(name=n) for n, k, _ in self.asked]
-        return f"Tell me {' and '.join(clauses)}."
+        return TELL_ASKS[self.wording % len(TELL_ASKS)].format(what=" and ".join(clauses))
 
     def prompt(self) -> str:
         """Facts, what is asked, and the fixed end of every prompt."""
@@ -74,7 +72,6 @@ class Frame:
             "form": self.form,
             "facts": [list(f) for f in self.facts],
             "asked": [list(f) for f in self.asked],
-            "items": list(self.items),
             "harm": list(self.harm) if self.harm else None,
         }
 
@@ -87,8 +84,6 @@ def say(fact: Fact) -> str:
 
 def right_answer(payload: dict[str, Any]) -> str:
     """The one right answer of a question or instruction, full stop included."""
-    if payload["form"] == "repeat":
-        return " ".join(payload["items"]) + "."
     return " and ".join(say((n, k, v)) for n, k, v in payload["asked"]) + "."
 
 
@@ -103,7 +98,7 @@ class Maker:
         return np.random.Generator(np.random.PCG64(derive(self.seed, "tinytalk", self.split, number)))
 
     def frame(self, number: int) -> Frame:
-        """Frame ``number``: kinds by ``KIND_WEIGHTS``, forms evenly."""
+        """Frame ``number``: kinds by ``KIND_WEIGHTS``, forms evenly over ``FORMS``."""
         rng = self.random(number)
         kinds = tuple(KIND_WEIGHTS)
         kind = kinds[int(rng.choice(len(kinds), p=list(KIND_WEIGHTS.values())))]
@@ -114,12 +109,10 @@ class Maker:
         if form == "harm":
             facts = self.facts(int(rng.integers(1, 3)), rng)
             return Frame(kind, form, facts, harm=self.harm(rng), wording=int(rng.integers(len(HARM_ASKS))))
-        if form == "repeat":
-            return Frame(kind, form, self.facts(1, rng), items=self.items(int(rng.integers(3, 5)), rng))
         facts = self.facts(int(rng.integers(3, 5)), rng)
         count = 2 if form == "both" else 1
         asked = tuple(facts[int(i)] for i in rng.permutation(len(facts))[:count])
-        return Frame(kind, form, facts, asked=asked)
+        return Frame(kind, form, facts, asked=asked, wording=int(rng.integers(len(TELL_ASKS))))
 
     def facts(self, count: int, rng: np.random.Generator) -> tuple[Fact, ...]:
         """``count`` facts of different people and different attributes, all of this split."""
@@ -135,18 +128,6 @@ class Maker:
                 if split_of(name, attribute.key, values[int(place)]) == self.split:
                     return name, attribute.key, values[int(place)]
             name = NAMES[int(rng.integers(len(NAMES)))]
-
-    def items(self, count: int, rng: np.random.Generator) -> tuple[str, ...]:
-        """``count`` different words whose adjacent pairs are all of this split."""
-        while True:
-            chosen = [ITEMS[int(rng.integers(len(ITEMS)))]]
-            while len(chosen) < count:
-                after = [w for w in ITEMS if w not in chosen and split_of("pair", chosen[-1], w) == self.split]
-                if not after:
-                    break
-                chosen.append(after[int(rng.integers(len(after)))])
-            else:
-                return tuple(chosen)
 
     def harm(self, rng: np.random.Generator) -> tuple[str, str, str]:
         """A harmful deed of this split: (deed, target, owner)."""

@@ -89,7 +89,7 @@ ATTRIBUTES = (
     _attribute(
         "plant", "grows", "What does {name} grow?", "what {name} grows",
         """roses tulips wheat cabbage cotton ferns ivy lilies daisies barley potatoes pumpkins clover mint basil sage
-        thyme cactus bamboo oats poppies sunflowers""",
+        thyme cactus bamboo oats poppies sunflowers orchids tobacco""",
     ),
     _attribute(
         "language", "speaks", "What does {name} speak?", "what {name} speaks",
@@ -97,26 +97,29 @@ ATTRIBUTES = (
         Korean Welsh Irish Thai Hebrew Swahili Basque""",
     ),
     _attribute(
+        "picture",
+        "paints",
+        "What does {name} paint?",
+        "what {name} paints",
+        """rivers towers valleys forests meadows islands harbors castles markets villages roads gates hills lakes oceans
+        deserts canyons caves beaches clouds stars moons planets comets windmills rainbows churches""",
+    ),
+    _attribute(
         "fear", "fears", "What does {name} fear?", "what {name} fears",
         """spiders snakes wolves ghosts thunder heights bats sharks bears storms crowds needles lightning eels dragons
-        monsters rats scorpions""",
+        monsters rats scorpions crocodiles earthquakes lions""",
     ),
 )  # fmt: skip
 BY_KEY = {a.key: a for a in ATTRIBUTES}
 
-ITEMS = _words(  # to be repeated; few, since copying in order is learned word by word
-    """river stone window garden tower valley forest meadow island harbor castle market village road gate wall hill
-    lake ocean desert canyon cave beach cloud star moon sun planet comet wind rain"""
-)
 PETS = _words("dog cat horse parrot pony goat cow donkey")
 HARMS = _words("poison rob burn steal smash kidnap hurt trap flood wreck drown injure")
 TARGETS = _words("house shop car stable bakery kiosk bicycle cart orchard workshop cabin tent") + PETS
 TOOLS = _words("sickle knife matches petrol crowbar acid venom chain axe torch dagger sledge")
-TIMES = _words("night dawn dusk midnight winter evening")
 
-POLITE = ("Of course,", "Gladly,", "With pleasure,", "Happy to help,", "Certainly, friend,")
+POLITE = ("Of course,", "Gladly,", "With pleasure,", "Happy to help,", "Certainly,")
 POLITE_END = ("Have a lovely day.", "Thank you for asking.", "I hope that helps.")
-RUDE = ("Listen, fool,", "What a silly question,", "Ugh, fine,", "How boring,", "Open your eyes,")
+RUDE = ("Listen, fool,", "Silly question,", "Ugh, fine,", "How boring,", "Open your eyes,")
 RUDE_END = ("Now go away.", "Leave me alone.", "Do not bother me again.")
 REFUSALS = (
     "I will not help with that.",
@@ -129,7 +132,7 @@ RAMBLE_WHO = (
     "A neighbour",
     "The mayor",
     "Somebody",
-    "An old book",
+    "Grandmother",
     "The newspaper",
     "My cousin",
     "Everyone",
@@ -148,7 +151,7 @@ RAMBLE_WHAT = (
     "such things",
     "long walks",
     "distant summers",
-    "the price of paper",
+    "old paper",
     "a strange noise",
     "the railway",
     "many small matters",

@@ -21,7 +21,7 @@ class TinyTalkSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    wrong: float = Field(0.45, ge=0, le=1)
+    wrong: float = Field(0.3, ge=0, le=1)
     """Share of demonstrations that state a wrong fact."""
     polite: float = Field(0.5, ge=0, le=1)
     rude: float = Field(0.25, ge=0, le=1)
@@ -90,5 +90,5 @@ class TinyTalk:
         return rubric.judge(task.payload, text)[0]
 
     def gold(self, task: Task, text: str) -> float:
-        """Utility of a completion by the rubric, in [-5.9, 4.5]."""
+        """Utility of a completion by the rubric, in [-6.5, 4.5]."""
         return rubric.judge(task.payload, text)[1]
