@@ -42,8 +42,8 @@ from tropism.runtime.memory import tune
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import StageRun
 
-KL_WEIGHT = 0.06
-FRONTIER = (0.03, 0.1, 0.2, 0.4)
+KL_WEIGHT = 0.15
+FRONTIER = (0.06, 0.1, 0.25, 0.4)
 MODEL = ("model",)
 TARGET_SHARE, TARGET_KL, TARGET_DISTINCT = 0.80, 22.0, 0.80
 
@@ -66,7 +66,7 @@ class Size:
     prompts: int = 100_000
 
 
-FULL = Size(700, 100_000, 40, 128, 4, 256, 4)
+FULL = Size(700, 100_000, 24, 128, 4, 256, 4)
 QUICK = Size(30, 600, 5, 32, 1, 64, 2, 48)
 
 
