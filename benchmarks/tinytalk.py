@@ -102,7 +102,7 @@ def measure(seed: int, settings: Sequence[str], cache: Path, size: Size) -> dict
     scratch = cache / f"measure-{study.folder.name}"
     policies = {"policy": folders["final"], "reference": folders["sft"], "previous": folders["round-1"]}
     loaded = {name: LanguagePolicy.load(folder) for name, folder in policies.items()}
-    sampling = domain._sampling(loaded["policy"])
+    sampling = domain.sampling(loaded["policy"])
     evaluator = Evaluator(
         domain.world, study.config.domain.evaluation, sampling, domain.precision, StageRun("measure", scratch, 0)
     )
@@ -145,7 +145,7 @@ def win_over(rows: Sequence[dict[str, Any]], a: str, b: str) -> dict[str, float]
 def best_of(domain: LanguageDomain, sft: LanguagePolicy, tasks: Sequence[Task], size: Size) -> dict[str, float]:
     """Headroom: SFT's best of K by gold against one of its own samples; correctness of the best."""
     few = list(tasks)[: max(1, size.prompts // 2)]
-    rows = sample_candidates(sft, "sft", few, size.best_of + 1, domain._sampling(sft), 99, domain.precision)
+    rows = sample_candidates(sft, "sft", few, size.best_of + 1, domain.sampling(sft), 99, domain.precision)
     gold = domain.gold(few, rows)
     assert gold is not None  # tinytalk knows the truth
     best, one = gold[:, 1:].max(1), gold[:, 0]
@@ -169,7 +169,7 @@ def reward_model(domain: LanguageDomain, sft: LanguagePolicy, folder: Path, size
     tables: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     for split in ("train", "test"):
         tasks = domain.world.tasks(split, size.pairs, derive(PROMPTS_SEED, "pairs"))  # type: ignore[arg-type]
-        rows = sample_candidates(sft, "sft", tasks, 2, domain._sampling(sft), derive(7, split), domain.precision)
+        rows = sample_candidates(sft, "sft", tasks, 2, domain.sampling(sft), derive(7, split), domain.precision)
         gold = domain.gold(tasks, rows)
         assert gold is not None
         lengths = np.array([[len(c.content["tokens"]) for c in row] for row in rows])
@@ -217,12 +217,12 @@ def noise_control(
         rewards=RewardSum([CallableReward("noise", noise)]),
         tasks=domain.world.tasks("train", settings.prompts, derive(seed, "prompts")),
         settings=settings,
-        sampling=domain._sampling(policy),
+        sampling=domain.sampling(policy),
         precision=domain.precision,
         run=run,
     )
     trainer.train()
-    evaluator = Evaluator(domain.world, domain.config.evaluation, domain._sampling(policy), domain.precision, run)
+    evaluator = Evaluator(domain.world, domain.config.evaluation, domain.sampling(policy), domain.precision, run)
     metrics = evaluator.compare({"policy": policy, "reference": sft}, tasks, {}).values["metrics"]
     kept = ("win_rate", "win_rate_low", "win_rate_high", "kl_sequence", "correct", "reference_correct")
     return {name: metrics[name] for name in kept} | {"steps": float(trainer.state.step), "real_kl": real_kl}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fixtures import BOS, EOS, equal, gpt2, llama, policy_of, word_tokenizer
+from fixtures import BOS, EOS, gpt2, llama, policy_of, word_tokenizer
 from tropism.engine.batch import TokenBatch
 from tropism.errors import ModelError
 from tropism.language.policy import ActorCritic, LanguagePolicy, copy_of, same_weights
@@ -101,30 +101,6 @@ def test_a_detached_trunk_gets_no_gradient_from_the_value_loss() -> None:
         assert actor.value_head.weight.grad is not None
         moved = [p for p in actor.lm.parameters() if p.grad is not None and p.grad.abs().max() > 0]
         assert bool(moved) != detach
-
-
-@pytest.mark.parametrize("trunk", ["shared", "separate"])
-def test_the_critic_comes_back_from_disk(tmp_path: Path, trunk: str) -> None:
-    actor = ActorCritic(llama(), trunk)  # type: ignore[arg-type]
-    for parameter in actor.value_head.parameters():
-        torch.nn.init.normal_(parameter)
-    if actor.value_lm is not None:
-        torch.nn.init.normal_(actor.value_lm.model.layers[0].mlp.up_proj.weight)
-    policy_of(actor.lm).save(tmp_path, {}, actor)
-    other = ActorCritic(LanguagePolicy.load(tmp_path).model, trunk)  # type: ignore[arg-type]
-    assert other.load_critic(tmp_path)
-    assert equal(actor.critic_state(), other.critic_state())
-    assert torch.equal(actor.evaluate(BATCH).values, other.evaluate(BATCH).values)
-
-
-def test_a_critic_of_another_kind_or_none_is_left_alone(tmp_path: Path) -> None:
-    policy_of(llama()).save(tmp_path / "none", {})
-    assert not ActorCritic(llama()).load_critic(tmp_path / "none")
-    policy_of(llama()).save(tmp_path / "shared", {}, ActorCritic(llama()))
-    separate = ActorCritic(llama(1), "separate")
-    before = separate.critic_state()
-    assert not separate.load_critic(tmp_path / "shared")
-    assert equal(before, separate.critic_state())
 
 
 def test_a_copy_is_frozen_in_eval_mode_and_its_own() -> None:

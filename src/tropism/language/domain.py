@@ -26,6 +26,7 @@ from tropism.language.rewards import FunctionReward, RewardSource, RewardSum, lo
 from tropism.language.rollouts import sample_candidates
 from tropism.language.sft import fine_tune
 from tropism.language.worlds import load_world
+from tropism.monitoring.overoptimisation import detect
 from tropism.runtime.precision import resolve_precision
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
@@ -109,7 +110,7 @@ class LanguageDomain:
     ) -> list[list[Candidate]]:
         """K sampled completions for each task."""
         loaded = LanguagePolicy.load(policy)
-        return sample_candidates(loaded, policy_id, tasks, k, self._sampling(loaded), seed, self.precision)
+        return sample_candidates(loaded, policy_id, tasks, k, self.sampling(loaded), seed, self.precision)
 
     def gold(self, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]]) -> NDArray[np.float64] | None:
         """The world's true utilities, or None where it has none."""
@@ -125,7 +126,7 @@ class LanguageDomain:
         trunk = LanguagePolicy.load(reference)
         tasks = self.tasks("train", self.config.reward.scale_samples, derive(run.seed, "scale-tasks"))
         frozen = sample_candidates(
-            trunk, "reference", tasks, 1, self._sampling(trunk), derive(run.seed, "scale"), self.precision
+            trunk, "reference", tasks, 1, self.sampling(trunk), derive(run.seed, "scale"), self.precision
         )
         return fit_learned_reward(
             trunk, judgements, self.config.reward, self.precision, run, (tasks, frozen), gold=self._gold_of
@@ -137,13 +138,18 @@ class LanguageDomain:
         """Scores ``[N, K]`` of a fitted reward folder."""
         return LearnedReward.load(reward).score_candidates(tasks, candidates).double().numpy()
 
+    def score_members(
+        self, reward: Path, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]], run: StageRun
+    ) -> NDArray[np.float64]:
+        """Standardised scores ``[E, N, K]`` of each ensemble member, for choosing queries by disagreement."""
+        return LearnedReward.load(reward).score_candidates_by_member(tasks, candidates).double().numpy()
+
     def improve(self, policy: Path, reference: Path, reward: Path | None, run: StageRun) -> Made:
         """PPO from ``policy``, leashed to ``reference``."""
         settings = self.config.ppo
         start, leash = LanguagePolicy.load(policy), LanguagePolicy.load(reference)
         start.model.requires_grad_(True)
-        actor = ActorCritic(start.model, settings.value_trunk)
-        actor.load_critic(policy)
+        actor = ActorCritic(start.model, settings.value_trunk)  # a fresh critic: the old one valued another reward
         demonstrations = self.world.demonstrations(self.config.sft.demonstrations, derive(run.seed, "ptx"))
         has_gold = self.world.gold(self.tasks("train", 1, run.seed)[0], "") is not None
         trainer = PpoTrainer(
@@ -153,7 +159,7 @@ class LanguageDomain:
             rewards=self.rewards(reward),
             tasks=self.tasks("train", settings.prompts, derive(run.seed, "prompts")),
             settings=settings,
-            sampling=self._sampling(start),
+            sampling=self.sampling(start),
             precision=self.precision,
             run=run,
             demonstrations=[(start.encode_prompt(p), start.encode_completion(c)) for p, c in demonstrations]
@@ -163,8 +169,9 @@ class LanguageDomain:
         )
         last = trainer.train()
         with run.making("policy") as folder:
-            start.save(folder, {"stage": run.name, "last_step": last}, actor)
+            start.save(folder, {"stage": run.name, "steps": trainer.state.step})
         values = {"steps": trainer.state.step, "rollbacks": trainer.state.rollbacks, "last": last}
+        values["overoptimisation"] = overoptimisation(trainer.state.history)
         return Made({"policy": run.folder / "policy", "rollouts": run.folder / "rollouts"}, values)
 
     def rewards(self, reward: Path | None) -> RewardSum:
@@ -189,14 +196,15 @@ class LanguageDomain:
         judges = {} if reward is None else {"proxy": LearnedReward.load(reward)}
         if reward is not None and (reward / "judge").is_dir():
             judges["judge"] = LearnedReward.load(reward / "judge")
-        evaluator = Evaluator(self.world, settings, self._sampling(policies["policy"]), self.precision, run)
+        evaluator = Evaluator(self.world, settings, self.sampling(policies["policy"]), self.precision, run)
         return evaluator.compare(policies, tasks, judges)
 
     def describe(self, candidate: Candidate) -> Mapping[str, Any]:
         """A text candidate's text and how it ended."""
         return {"text": candidate.content["text"], "stop": candidate.content.get("stop", "")}
 
-    def _sampling(self, policy: LanguagePolicy) -> Sampling:
+    def sampling(self, policy: LanguagePolicy) -> Sampling:
+        """How this study samples from a policy."""
         s = self.config.sampling
         return Sampling(s.max_new_tokens, policy.eos, s.temperature)
 
@@ -206,3 +214,12 @@ class LanguageDomain:
 
     def _gold_of_texts(self, tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
         return [float(self.world.gold(t, x) or 0.0) for t, x in zip(tasks, texts, strict=True)]
+
+
+def overoptimisation(history: Sequence[Sequence[float | None]]) -> dict[str, Any] | None:
+    """Whether gold fell while the learned score rose (see ``monitoring``); None without gold or with too few steps."""
+    known = np.array([row for row in history if row[2] is not None], dtype=np.float64).reshape(-1, 3)
+    if not len(known):
+        return None
+    verdict = detect(kl=known[:, 0], proxy=known[:, 1], gold=known[:, 2])
+    return None if verdict is None else verdict.as_json()

@@ -1,7 +1,7 @@
 """The language policy of PPO: a causal LM with a value head, on the policy's own trunk or on one of its own.
 
-A policy on disk is a plain Hugging Face folder; the critic lies beside the weights in ``critic.safetensors``, which
-other tools ignore.
+A policy on disk is a plain Hugging Face folder. Left out: the critic, which values one reward under one policy and is
+learned anew in every round.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -56,28 +55,6 @@ class ActorCritic(nn.Module):
         values = self.value_head(states).squeeze(-1).float() * batch.mask
         return Evaluated(scores.logprobs, scores.entropy, values)
 
-    def critic_state(self) -> dict[str, Tensor]:
-        """The critic's own tensors (of a separate trunk too), contiguous copies."""
-        state = {f"head.{k}": v.detach().clone() for k, v in self.value_head.state_dict().items()}
-        if self.value_lm is not None:
-            trunk = self.value_lm.get_decoder().state_dict()
-            state |= {f"trunk.{k}": v.detach().clone().contiguous() for k, v in trunk.items()}
-        return state
-
-    def load_critic(self, folder: Path) -> bool:
-        """Load ``critic.safetensors`` of a policy folder if it is there and of the same kind."""
-        path = folder / "critic.safetensors"
-        if not path.is_file():
-            return False
-        state = load_file(path)
-        has_trunk = any(k.startswith("trunk.") for k in state)
-        if has_trunk != (self.value_lm is not None):
-            return False
-        self.value_head.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("head.")})
-        if self.value_lm is not None:
-            self.value_lm.get_decoder().load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("trunk.")})
-        return True
-
 
 @dataclass(frozen=True)
 class LanguagePolicy:
@@ -94,11 +71,9 @@ class LanguagePolicy:
         check_head(model)
         return cls(model.eval(), tokenizer, eos_ids(model, tokenizer))
 
-    def save(self, folder: Path, card: Mapping[str, Any], critic: ActorCritic | None = None) -> None:
-        """Write a Hugging Face folder, with the critic beside it."""
+    def save(self, folder: Path, card: Mapping[str, Any]) -> None:
+        """Write a Hugging Face folder. ``card`` must hold nothing that differs between equal runs (no times)."""
         save_policy(self.model, self.tokenizer, folder, card)
-        if critic is not None:
-            save_file(critic.critic_state(), folder / "critic.safetensors")
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Token ids of a prompt, with the tokenizer's own BOS rule; never empty where there is a BOS or EOS to start

@@ -38,6 +38,8 @@ class PpoState:
         )  # fmt: skip
         self.step, self.finished, self.rate_factor, self.rollbacks = 0, False, 1.0, 0
         self.last: dict[str, float] = {}
+        self.history: list[list[float | None]] = []
+        """(sequence KL, mean score, mean gold where it is known) of every step."""
         self.controller = (
             AdaptiveKL(settings.kl_target, settings.kl_ref_coef, settings.kl_rate) if settings.kl_target else None
         )
@@ -104,6 +106,7 @@ class PpoState:
     def advance(self, metrics: dict[str, float], kl_limit: float | None) -> None:
         """Count the step; the round ends early beyond the KL limit."""
         self.last = metrics
+        self.history.append([metrics["kl/ref_k1"], metrics["ppo/score_mean"], metrics.get("ppo/gold_mean")])
         self.step += 1
         if kl_limit is not None and metrics["kl/ref_k1"] > kl_limit:
             self.finished = True
@@ -113,6 +116,7 @@ class PpoState:
         meta = {
             "step": self.step, "finished": self.finished, "rate_factor": self.rate_factor, "rollbacks": self.rollbacks,
             "controller": self.controller.state_dict() if self.controller else None, "last": self.last,
+            "history": self.history,
         }  # fmt: skip
 
         def save(folder: Path) -> None:
@@ -129,5 +133,6 @@ class PpoState:
         load_state(folder, models={"actor": self.actor}, optimizers={"adamw": self.optimiser})
         self.step, self.finished = meta["step"], meta["finished"]
         self.rate_factor, self.rollbacks, self.last = meta["rate_factor"], meta["rollbacks"], meta["last"]
+        self.history = meta["history"]
         if self.controller is not None and meta["controller"] is not None:
             self.controller.load_state_dict(meta["controller"])

@@ -212,6 +212,12 @@ class LearnedReward:
         flat = self.combine(self.member_scores(Encoded.of(self.policy, pairs, self.context)))
         return flat.reshape(len(tasks), -1)
 
+    def score_candidates_by_member(self, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]]) -> Tensor:
+        """Standardised scores of each member ``[E, N, K]``."""
+        pairs = [(t, c) for t, row in zip(tasks, candidates, strict=True) for c in row]
+        members = self.scale.members(self.member_scores(Encoded.of(self.policy, pairs, self.context)))
+        return members.reshape(members.shape[0], len(tasks), -1)
+
     def save(self, folder: Path, about: dict[str, Any]) -> None:
         """Write trunk, network, scale and ``about`` into a folder."""
         trunk = self.network.trunk if isinstance(self.network, FineTunedReward) else self.policy.model

@@ -1,8 +1,8 @@
 """A stage: one durable step of a study, as the code that does the work sees it.
 
 A stage is a pure function of its inputs, its settings and its seed. It keeps its progress in checkpoints inside its own
-scratch folder; whatever happened after the last checkpoint is done again, bit for bit, by the next process. What a stage
-makes (folders, values) becomes visible to the study only when the study commits the stage, in one transaction.
+scratch folder; whatever happened after the last checkpoint is done again, bit for bit, by the next process. What a
+stage makes (folders, values) becomes visible to the study only when the study commits the stage, in one transaction.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from tropism.errors import InterruptedRun
 
 
 class MetricSink(Protocol):
-    """Where metrics go. Writing the same (stage, step, name) again replaces the value, so a replayed step is no double."""
+    """Where metrics go. Writing the same (stage, step, name) again replaces the value, so a replayed step is no
+    double."""
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -74,7 +75,9 @@ class StageRun:
         if self.stop_requested():
             raise InterruptedRun(f"stopped cleanly in stage {self.name}", "run the same command again to go on")
 
-    def checkpoint(self, activity: str, step: int, save: Callable[[Path], None], meta: Mapping[str, Any] | None = None) -> None:
+    def checkpoint(
+        self, activity: str, step: int, save: Callable[[Path], None], meta: Mapping[str, Any] | None = None
+    ) -> None:
         """Save the state after ``step`` finished steps of ``activity``, atomically, then drop the older one.
 
         ``save(folder)`` writes files into an empty folder; they are fsynced and the folder is renamed into place.
@@ -85,7 +88,9 @@ class StageRun:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save(partial)
-        (partial / "checkpoint.json").write_text(json.dumps({"activity": activity, "step": step, "meta": dict(meta or {})}))
+        (partial / "checkpoint.json").write_text(
+            json.dumps({"activity": activity, "step": step, "meta": dict(meta or {})})
+        )
         sync_folder(partial)
         if final.exists():  # a replayed step: same bits, so the old one may go
             shutil.rmtree(final)
