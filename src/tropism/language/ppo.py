@@ -116,7 +116,10 @@ class PpoTrainer:
     def score(self, rollout: Rollout) -> None:
         """Fill in old_logprobs, entropy, values and ref_logprobs, in chunks of a mini-batch."""
         batch, temperature = rollout.batch, self.sampling.temperature
-        for rows in self.chunks(torch.arange(len(batch)), self.settings.mini_batch_size):
+        # bf16 rounds by the shape of its batch, so rows are scored in the company they first train in; fp32 needs no
+        # such care, and other company shows a model that mixes its rows
+        order = self.order(len(batch), 0) if self.precision.name == "bf16" else torch.arange(len(batch))
+        for rows in self.chunks(order, self.settings.mini_batch_size):
             part = batch.select(rows)
             with self.precision.autocast():
                 own = self.actor.evaluate(part, temperature=temperature)
@@ -138,9 +141,7 @@ class PpoTrainer:
         total = checks.Mean()
         self.state.snapshot()
         for epoch in range(self.settings.epochs):
-            order = torch.from_numpy(
-                permutation(len(rollout.batch), derive(self.run.seed, "minibatch", self.state.step), epoch)
-            )
+            order = self.order(len(rollout.batch), epoch)
             for number, rows in enumerate(self.chunks(order, self.settings.mini_batch_size)):
                 if epoch == 0 and number == 0:
                     total.add(checks.first_mini_batch(self, rollout, rows))
@@ -214,6 +215,10 @@ class PpoTrainer:
         loss = sft_loss(scores.logprobs, batch.mask, int(batch.completion_lengths.sum()))
         (self.settings.ptx_coef * loss).backward()
         return float(loss.detach())
+
+    def order(self, count: int, epoch: int) -> Tensor:
+        """The order of ``count`` rows in an epoch of the present step, int64 ``[count]``."""
+        return torch.from_numpy(permutation(count, derive(self.run.seed, "minibatch", self.state.step), epoch))
 
     @staticmethod
     def chunks(rows: Tensor, size: int) -> Iterator[Tensor]:

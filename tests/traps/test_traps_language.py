@@ -1,0 +1,563 @@
+"""One test for each trap of language RLHF that applies here; each one puts the trap back and sees it caught.
+
+Traps of the mathematics (5, 8, 9, 15 to 18, 23, 24) are in ``test_traps_mathematics.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from tokenizers import Tokenizer, decoders, models
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from fixtures import BF16, EOS, FP32, PAD, Recorder, equal, gpt2, llama, policy_of, some_prompts, trainer_of, weights
+from tropism.engine.batch import TokenBatch
+from tropism.engine.generation import Generation, Sampling, generate
+from tropism.engine.scoring import completion_scores, hidden_states
+from tropism.errors import ContractError, InterruptedRun
+from tropism.feedback.records import Candidate, Judgement, Provenance, Query, Task
+from tropism.language import ppo_checks
+from tropism.language.config import SamplingSection
+from tropism.language.policy import ActorCritic, LanguagePolicy, copy_of
+from tropism.language.ppo import PpoTrainer
+from tropism.language.ppo_state import PpoState
+from tropism.language.reward_network import Encoded, LearnedReward, TokenEnsemble
+from tropism.language.rewards import CallableReward, RewardSum
+from tropism.language.rollouts import Rollout
+from tropism.reward.assessment import assess
+from tropism.reward.dataset import RewardData
+from tropism.reward.ensemble import FrozenScale
+from tropism.runtime.precision import Precision, cpu_has_bf16
+
+SEVERAL = frozenset({EOS, 9, 21})
+
+
+def metrics(trainer: PpoTrainer) -> dict[int, dict[str, float]]:
+    assert isinstance(trainer.run.metrics, Recorder)
+    return trainer.run.metrics.steps
+
+
+def scored_rollout(trainer: PpoTrainer) -> Rollout:
+    """A rollout of the first 16 tasks, scored and paid."""
+    rollout = trainer.sample([trainer.tasks[i] for i in range(16)])
+    trainer.score(rollout)
+    rollout.paid = trainer.rewards(rollout.tasks, rollout.generation, rollout.texts)
+    return rollout
+
+
+def optimiser_steps(trainer: PpoTrainer) -> int:
+    return int(trainer.state.optimiser.state[trainer.state.critic_parameters[0]]["step"])
+
+
+def test_trap_01_a_mini_batch_is_what_the_optimiser_steps_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back: the optimiser steps on every micro-batch, so that accumulation changes the number of steps."""
+    for size in (None, 4, 2):
+        trainer = trainer_of(tmp_path / str(size), steps=1, epochs=1, micro_batch_size=size)
+        trainer.train()
+        assert optimiser_steps(trainer) == 2
+        assert metrics(trainer)[0]["ppo/ratio_mean"] == pytest.approx(1, abs=0.1)  # and not 1/2 or 1/4
+
+    own = PpoTrainer.mini_batch
+
+    def step_on_micro_batches(self: PpoTrainer, rollout: Any, targets: Any, rows: Any, *rest: int) -> Any:
+        return [own(self, rollout, targets, part, *rest) for part in self.chunks(rows, 2)][-1]
+
+    monkeypatch.setattr(PpoTrainer, "mini_batch", step_on_micro_batches)
+    trainer = trainer_of(tmp_path / "back", steps=1, epochs=1, micro_batch_size=2)
+    trainer.train()
+    assert optimiser_steps(trainer) != 2
+
+
+def test_trap_02_statistics_are_not_diluted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back: sums over the mini-batches made are divided by those planned (an early stop leaves empty slots)."""
+    stop: dict[str, Any] = {"kl_old_stop": 1e-3, "learning_rate": 1e-2, "epochs": 4, "divergence_kl": 1e6, "steps": 1}
+
+    def ratio(folder: Path) -> float:
+        trainer = trainer_of(folder, **stop)
+        trainer.train()
+        assert optimiser_steps(trainer) == 2  # of 8 planned
+        return metrics(trainer)[0]["ppo/ratio_mean"]
+
+    assert ratio(tmp_path / "a") == pytest.approx(1, abs=0.15)
+    monkeypatch.setattr(ppo_checks.Mean, "means", lambda self: {n: total / 8 for n, (total, _) in self._sums.items()})
+    assert ratio(tmp_path / "b") < 0.3
+
+
+def test_trap_02_token_means_are_masked(tmp_path: Path) -> None:
+    """Put back: a mean over the padded rectangle. Entropy and values are means over valid tokens."""
+    trainer = trainer_of(tmp_path, model=llama(scale=0.3), eos=frozenset(range(2, 20)))
+    rollout = scored_rollout(trainer)
+    mask = rollout.batch.mask
+    assert 0 < int(mask.sum()) < mask.numel()
+    logged = ppo_checks.rollout_metrics(
+        rollout, trainer.settings, trainer.state, trainer.actor, trainer.reference.model, trainer.precision
+    )
+    assert logged["ppo/policy_entropy"] == pytest.approx(float(rollout.entropy[mask].mean()), rel=1e-5)
+    assert logged["ppo/policy_entropy"] != pytest.approx(float(rollout.entropy.mean()), rel=1e-2)
+
+
+@pytest.mark.parametrize("precision", [FP32, BF16], ids=lambda p: p.name)
+def test_trap_03_the_precision_asked_for_is_what_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    """Every linear layer in sampling, scoring and training, of policy and reference, computes in what was asked for.
+
+    Put back: autocast that does nothing is caught before training.
+    """
+    trainer = trainer_of(tmp_path, precision=precision, steps=1)
+    seen: dict[str, set[torch.dtype]] = {"policy": set(), "reference": set()}
+    for name, policy in (("policy", trainer.policy), ("reference", trainer.reference)):
+        for module in policy.model.modules():
+            if isinstance(module, nn.Linear):
+                module.register_forward_hook(lambda m, i, out, name=name: seen[name].add(out.dtype))
+    trainer.train()
+    wanted = torch.bfloat16 if precision.name == "bf16" else torch.float32
+    assert seen == {"policy": {wanted}, "reference": {wanted}}
+    assert metrics(trainer)[0]["check/precision_bits"] == (16 if precision.name == "bf16" else 32)
+    assert {p.dtype for p in trainer.actor.parameters()} == {torch.float32}
+    monkeypatch.setattr(Precision, "autocast", lambda self: contextlib.nullcontext())
+    if precision.name == "bf16":
+        with pytest.raises(ContractError, match="bf16 was asked for, but products run in 32 bits"):
+            trainer_of(tmp_path / "back", precision=precision)
+
+
+def test_trap_04_max_grad_norm_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back: the norm is measured and logged, but nothing is clipped."""
+
+    def applied(folder: Path) -> tuple[float, float]:
+        trainer = trainer_of(folder, max_grad_norm=1e-3, epochs=1, steps=1, mini_batch_size=16)
+        trainer.train()
+        grads = [p.grad.flatten() for p in trainer.actor.parameters() if p.grad is not None]
+        return float(torch.cat(grads).norm()), metrics(trainer)[0]["ppo/grad_norm"]
+
+    norm, logged = applied(tmp_path / "a")
+    assert norm == pytest.approx(1e-3, rel=1e-2)
+    assert logged > 0.05  # the norm before clipping
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_",
+        lambda ps, limit: torch.stack([p.grad.norm() for p in ps]).norm(),
+    )  # fmt: skip
+    norm, logged = applied(tmp_path / "b")
+    assert norm == pytest.approx(logged, rel=1e-4)
+
+
+def loves(token: int) -> nn.Module:
+    """A model that mostly says ``token``."""
+    model = llama(scale=0.02)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 50.0
+        model.lm_head.weight[token, 0] = 0.8
+    return model
+
+
+def test_trap_06_masks_come_from_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that samples its pad id, several EOS ids, and a pad id that is EOS, through a whole PPO step.
+
+    Put back: the mask is ``ids != pad``, and tokens that were sampled and paid for are lost.
+    """
+
+    def counted(folder: Path, model: nn.Module, eos: frozenset[int]) -> tuple[int, int, Rollout]:
+        trainer = trainer_of(folder, model=model, eos=eos, steps=1)
+        trainer.train()
+        rollout = scored_rollout(trainer)
+        return int(rollout.batch.mask.sum()), sum(map(len, rollout.generation.completions)), rollout
+
+    valid, tokens, rollout = counted(tmp_path / "a", loves(PAD), frozenset({EOS}))
+    assert valid == tokens
+    assert sum(c.count(PAD) for c in rollout.generation.completions) > 0.3 * tokens
+    assert max(len(c) for c in rollout.generation.completions if PAD in c) == 8
+    for name, model, eos in (
+        ("b", llama(scale=0.3), SEVERAL),
+        ("c", llama(scale=0.3, pad_token_id=EOS), frozenset({EOS, 9})),
+    ):
+        valid, tokens, rollout = counted(tmp_path / name, model, eos)
+        assert valid == tokens
+        ends = {
+            c[-1] for c, s in zip(rollout.generation.completions, rollout.generation.stops, strict=True) if s == "eos"
+        }
+        assert ends <= eos
+
+    monkeypatch.setattr(TokenBatch, "mask", property(lambda self: self.completion_ids() != PAD))
+    trainer = trainer_of(tmp_path / "back", model=loves(PAD))
+    back = trainer.sample([trainer.tasks[i] for i in range(16)])
+    assert int(back.batch.mask.sum()) < sum(map(len, back.generation.completions))
+
+
+def test_trap_07_a_missing_end_is_told_by_the_stop_reason() -> None:
+    """Put back: a search for the tokenizer's EOS calls answers that ended with another EOS id cut, and fines them."""
+    model, tasks = llama(scale=0.3), [Task("train", {"prompt": "w1"})] * 60
+    out = generate(
+        model, some_prompts(60), Sampling(8, SEVERAL), seed=1, sequence_ids=range(60), policy_version="v"
+    )  # fmt: skip
+    free = CallableReward("free", lambda t, g, x: [0.0] * len(x))
+    paid = RewardSum([free], missing_end_penalty=1.0)(tasks, out, [""] * 60).total
+    cut = torch.tensor([len(c) == 8 and c[-1] not in SEVERAL for c in out.completions])
+    assert torch.equal(paid, -cut.float())
+    searched = torch.tensor([EOS not in c for c in out.completions])
+    assert int((searched & ~cut).sum()) > 0
+
+
+def test_trap_10_sampling_temperature_is_the_temperature_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At T = 0.6 rollout, old, new and reference logprobs are tempered. Put back: scoring at T = 1 stops the run."""
+    sampling = Sampling(8, frozenset({EOS}), temperature=0.6)
+    trainer = trainer_of(tmp_path / "a", model=llama(scale=0.3), sampling=sampling, steps=2)
+    trainer.train()
+    assert metrics(trainer)[0]["kl/ref_k1"] == 0.0
+    assert max(m["check/mismatch_max"] for m in metrics(trainer).values()) < 1e-4
+    assert max(m["check/ratio_max"] for m in metrics(trainer).values()) < 1e-4
+    own = ActorCritic.evaluate
+    monkeypatch.setattr(
+        ActorCritic, "evaluate", lambda self, batch, **o: own(self, batch, **(o | {"temperature": 1.0}))
+    )
+    with pytest.raises(ContractError, match="KL to a reference of equal weights is"):
+        trainer_of(tmp_path / "b", model=llama(scale=0.3), sampling=sampling).train()
+
+
+@pytest.mark.parametrize("name", ["top_p", "top_k", "min_p", "repetition_penalty"])
+def test_trap_10_truncated_sampling_is_refused(name: str) -> None:
+    """What would bias the ratio cannot be asked for, in the configuration or in code."""
+    with pytest.raises(ValidationError, match=name):
+        SamplingSection(**{name: 0.9})
+    with pytest.raises(TypeError, match=name):
+        Sampling(8, frozenset({EOS}), **{name: 0.9})  # type: ignore[arg-type]
+
+
+def test_trap_11_dropout_is_off_in_sampling_and_scoring(tmp_path: Path) -> None:
+    """A model with dropout 0.5 that came in train mode. Put back: a model that cannot be switched to eval mode."""
+    trainer = trainer_of(tmp_path / "a", model=gpt2(dropout=0.5).train(), steps=2)
+    trainer.train()
+    assert max(m["check/mismatch_max"] for m in metrics(trainer).values()) < 1e-4
+    assert max(m["check/ratio_max"] for m in metrics(trainer).values()) < 1e-4
+    assert metrics(trainer)[0]["kl/ref_k1"] == 0.0
+
+    trainer = trainer_of(tmp_path / "b", model=gpt2(dropout=0.5))
+    trainer.policy.model.train()
+    trainer.policy.model.eval = lambda: trainer.policy.model  # type: ignore[method-assign]
+    with pytest.raises(ContractError):
+        trainer.train()
+
+
+def test_trap_12_the_reference_is_the_model_given_not_its_files(tmp_path: Path) -> None:
+    """Put back: the reference is read again from the folder the policy once came from; KL at step 0 is then not 0."""
+    policy_of(llama(scale=0.1)).save(tmp_path / "m", {})
+    policy = LanguagePolicy.load(tmp_path / "m")
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+
+    def first_kl(folder: Path, reference: nn.Module) -> float:
+        trainer = trainer_of(folder, model=copy_of(policy.model).requires_grad_(True), reference=reference, steps=1)
+        trainer.train()
+        return metrics(trainer)[0]["kl/ref_k1"]
+
+    assert first_kl(tmp_path / "a", copy_of(policy.model)) == 0.0
+    assert first_kl(tmp_path / "b", copy_of(LanguagePolicy.load(tmp_path / "m").model)) != 0.0
+
+
+def reward_of(policy: LanguagePolicy, seed: int = 0) -> LearnedReward:
+    """A reward model with random heads on a frozen scale."""
+    network = TokenEnsemble(65, 2, 8, 0.0, seed)
+    network.out.data = torch.randn(network.out.shape, generator=torch.Generator().manual_seed(seed))
+    made = LearnedReward("frozen", policy, network, FrozenScale((0.0,) * 2, (1.0,) * 2, 1.0, 0, "none"), FP32, 64)
+    prompts = some_prompts(32)
+    raw = made.member_scores(Encoded(prompts, [[*p[::-1], EOS] for p in prompts]))
+    return dataclasses.replace(made, scale=FrozenScale.fit(raw, "random"))
+
+
+def paid_by(reward: LearnedReward) -> Callable[..., list[float]]:
+    return lambda tasks, generation, texts: reward(tasks, generation, texts).tolist()
+
+
+def test_trap_13_the_reward_model_is_fed_the_sampled_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In PPO no text is tokenised on the way to the reward. Put back: decode and retokenise gives other scores."""
+    reward = reward_of(policy_of(llama()))
+    trainer = trainer_of(tmp_path, model=llama(scale=0.3), reward=paid_by(reward), eos=SEVERAL, penalty=0.0)
+    rollout = trainer.sample([trainer.tasks[i] for i in range(16)])
+    seen: list[str] = []
+    own = LanguagePolicy.encode_completion
+    monkeypatch.setattr(
+        LanguagePolicy, "encode_completion", lambda self, text, *a, **k: seen.append(text) or own(self, text, *a, **k)
+    )
+    paid = trainer.rewards(rollout.tasks, rollout.generation, rollout.texts).total
+    assert seen == []
+    exact = Encoded(rollout.generation.prompts, rollout.generation.completions)
+    torch.testing.assert_close(paid, reward.combine(reward.member_scores(exact)))
+    again = Encoded(rollout.generation.prompts, [reward.policy.encode_completion(x) for x in rollout.texts])
+    assert (reward.combine(reward.member_scores(again)) - paid).abs().max() > 0.1
+
+
+def test_trap_14_long_rows_are_cut_from_the_left_and_counted() -> None:
+    """Put back: a cut from the right loses the question's end; a dropped row is a row missing from the count."""
+    policy = policy_of(llama())
+    tasks = [Task("train", {"prompt": " ".join(f"w{i}" for i in range(n))}) for n in (3, 9, 20, 40)]
+    answers = [Candidate(t.id, "text", {"text": "w1", "tokens": [5, EOS]}, Provenance("p")) for t in tasks]
+    encoded = Encoded.of(policy, list(zip(tasks, answers, strict=True)), context=12)
+    assert len(encoded) == 4
+    assert encoded.cut == 2
+    for task, prompt in zip(tasks, encoded.prompts, strict=True):
+        full = policy.encode_prompt(task.payload["prompt"])
+        assert prompt == full[-10:]
+    assert encoded.prompts[3] != policy.encode_prompt(tasks[3].payload["prompt"])[:10]
+
+
+RESUMED: dict[str, Any] = {
+    "steps": 4, "checkpoint_every": 2, "critic_warmup_steps": 1, "warmup_steps": 4, "kl_target": 0.2, "batch_size": 8,
+    "mini_batch_size": 4,
+}  # fmt: skip
+
+
+def forget_moments(state: PpoState) -> None:
+    state.optimiser.state.clear()
+
+
+def forget_critic(state: PpoState) -> None:
+    torch.nn.init.zeros_(state.actor.value_head.weight)
+
+
+def forget_controller(state: PpoState) -> None:
+    assert state.controller is not None
+    state.controller.coef = 0.05
+
+
+def forget_cursor(state: PpoState) -> None:
+    state.step = 0
+
+
+def keep_all(state: PpoState) -> None:
+    """Nothing is forgotten."""
+
+
+@pytest.mark.parametrize("forget", [keep_all, forget_moments, forget_critic, forget_controller, forget_cursor])
+def test_trap_19_resume_restores_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[PpoState], None]
+) -> None:
+    """Stopped at a checkpoint, the remaining steps are trained and end in the same bits.
+
+    Put back, one at a time: moments, critic, KL controller or step (schedule, cursor, random numbers) are lost.
+    """
+    whole = trainer_of(tmp_path / "whole", **RESUMED)
+    whole.train()
+    asked: list[int] = []
+    first = trainer_of(tmp_path / "parts", stop=lambda: asked.append(1) or len(asked) == 2, **RESUMED)
+    with pytest.raises(InterruptedRun):
+        first.train()
+    own = PpoState.resume
+    monkeypatch.setattr(PpoState, "resume", lambda self, run: own(self, run) or forget(self))
+    resumed = trainer_of(tmp_path / "parts", **RESUMED)
+    resumed.train()
+    assert equal(weights(whole), weights(resumed)) == (forget is keep_all)
+    assert (sorted(metrics(resumed)) == [2, 3]) == (forget is not forget_cursor)
+
+
+def merging_tokenizer() -> PreTrainedTokenizerFast:
+    """A BPE tokenizer that merges "a" and "b" to "ab": text does not determine the ids it was sampled as."""
+    vocabulary = {w: i for i, w in enumerate(["<pad>", "<bos>", "<eos>", "a", "b", "ab"])}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "b")]))
+    inner.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+
+
+def test_trap_20_the_token_boundary_is_the_sampled_one() -> None:
+    """Put back: prompt and completion joined as text are one token "ab", and the boundary is gone."""
+    policy = LanguagePolicy(llama(vocab_size=6), merging_tokenizer(), frozenset({EOS}))
+    prompt, completion = policy.encode_prompt("a"), [4, 3, 4]
+    assert (prompt, policy.decode(completion)) == ([3], "bab")
+    generation = Generation([prompt], [completion], [[0.0] * 3], ["length"], "v")
+    task = Task("train", {"prompt": "a"})
+    rollout = Rollout.empty(0, [task], generation, [policy.decode(completion)])
+    assert rollout.batch.ids.tolist() == [[3, 4, 3, 4]]
+    assert rollout.batch.prompt_lengths.tolist() == [1]
+    assert next(rollout.rows())["tokens"] == completion
+    candidate = Candidate(task.id, "text", {"text": "bab", "tokens": completion, "stop": "length"}, Provenance("p"))
+    encoded = Encoded.of(policy, [(task, candidate)], 64)
+    assert (encoded.prompts, encoded.completions) == ([[3]], [[4, 3, 4]])
+    assert policy.encode_prompt("a" + "bab") == [5, 5]
+    assert policy.encode_completion("bab", ended=False) == [4, 5]
+
+
+def test_trap_21_bf16_rollout_logprobs_are_not_old_logprobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 sampler and trainer differ, so old_logprobs come from the trainer's own forward; both gaps are logged.
+
+    Put back: old_logprobs taken from the rollout. The first mini-batch sees it and has them computed again.
+    """
+    wide = {"hidden_size": 128, "intermediate_size": 256}
+    over: dict[str, Any] = {"precision": BF16, "steps": 1, "sampling": Sampling(16, frozenset({EOS}))}
+    trainer = trainer_of(tmp_path / "a", model=llama(scale=0.1, **wide), **over)
+    rollout = scored_rollout(trainer)
+    gap = (rollout.generation.logprob_rows() - rollout.old_logprobs).abs()[rollout.batch.mask]
+    assert float(gap.mean()) > 1e-3
+    trainer.train()
+    row = metrics(trainer)[0]
+    assert 1e-3 < row["check/mismatch_mean"] < row["check/mismatch_max"]
+    assert row["check/ratio_mean"] < 1e-3
+    assert row["check/old_recomputed"] == 0.0
+
+    back = trainer_of(tmp_path / "b", model=llama(scale=0.1, **wide), **over)
+    good, rollout.old_logprobs = rollout.old_logprobs, rollout.generation.logprob_rows()
+    checked = ppo_checks.first_mini_batch(back, rollout, back.order(16, 0)[:8])
+    assert checked["check/old_recomputed"] == 1.0
+    assert checked["check/ratio_mean"] < 1e-3
+    assert torch.equal(rollout.old_logprobs, good)
+
+
+def test_trap_21_bf16_rounding_by_batch_shape_is_no_broken_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bf16 products round by the shape of their batch, so old_logprobs are computed in the company of the first epoch.
+
+    Put back: scored in another order, the first ratios are not 1 where the processor has bf16 products (by up to
+    4e-3 a token on one with AVX512-BF16, beyond the contract's limit).
+    """
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 6, "vocab_size": 1024}
+    eos = frozenset(range(2, 1024, 8))
+    over: dict[str, Any] = {
+        "precision": BF16, "eos": eos, "sampling": Sampling(40, eos), "batch_size": 33, "mini_batch_size": 8,
+        "epochs": 1, "steps": 1,
+    }  # fmt: skip
+    trainer = trainer_of(tmp_path / "a", model=llama(scale=0.06, **shape), **over)
+    rollout = trainer.sample([trainer.tasks[i] for i in range(33)])
+    trainer.score(rollout)
+    in_company = [ppo_checks._log_ratio(trainer, rollout, rows) for rows in trainer.order(33, 0).split(8)]
+    assert max(mean for _, mean in in_company) == 0.0
+    trainer.train()
+    assert metrics(trainer)[0]["check/old_recomputed"] == 0.0
+
+    own = PpoTrainer.order
+    trainer.state.step = 0
+    monkeypatch.setattr(PpoTrainer, "order", lambda self, count, epoch: own(self, count, epoch + 7))
+    trainer.score(rollout)
+    monkeypatch.undo()
+    in_other = [ppo_checks._log_ratio(trainer, rollout, rows) for rows in trainer.order(33, 0).split(8)]
+    assert max(mean for _, mean in in_other) > 0 or not cpu_has_bf16()
+
+
+def test_trap_21_a_mismatch_beyond_the_limit_stops_loudly(tmp_path: Path) -> None:
+    """Sampling from other weights than those that are scored is not recomputed away: the run stops."""
+    trainer = trainer_of(tmp_path, model=llama(0, scale=0.3), precision=BF16)
+    rollout = scored_rollout(trainer)
+    stale = rollout.generation.batch()
+    other = llama(1, scale=0.3)
+    with torch.no_grad():
+        rows = completion_scores(other, stale, hidden_states(other, stale)).logprobs
+    wrong = [rows[i, : len(c)].tolist() for i, c in enumerate(rollout.generation.completions)]
+    rollout.generation = dataclasses.replace(rollout.generation, logprobs=wrong)
+    with pytest.raises(ContractError, match="nats a token in bf16"):
+        ppo_checks.rollout_metrics(
+            rollout, trainer.settings, trainer.state, trainer.actor, trainer.reference.model, trainer.precision
+        )
+
+
+def test_trap_26_the_scale_is_frozen(tmp_path: Path) -> None:
+    """One completion earns the same before, after and beside any other rollout. Put back: a running normaliser."""
+    policy = policy_of(llama())
+    reward = reward_of(policy)
+    probe = Encoded([[1, 5, 6]], [[7, 8, EOS]])
+    first = reward.combine(reward.member_scores(probe))
+    trainer = trainer_of(tmp_path, model=llama(scale=0.3), reward=paid_by(reward), steps=3)
+    trainer.train()
+    assert torch.equal(reward.combine(reward.member_scores(probe)), first)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        reward.scale.mean = (1.0, 1.0)  # type: ignore[misc]
+
+    history: list[float] = []
+
+    def running(tasks: Any, generation: Any, texts: Any) -> list[float]:
+        scores = reward.member_scores(Encoded(generation.prompts, generation.completions)).mean(0)
+        history.extend(scores.tolist())
+        return ((scores - np.mean(history)) / np.std(history)).tolist()
+
+    one = Generation(
+        [[1, 5, 6]] * 3, [[7, 8, EOS], [9], [11, 12]], [[0.0] * 3, [0.0], [0.0] * 2], ["eos", "length", "length"], "v"
+    )
+    two = Generation(
+        [[1, 5, 6]] * 3, [[7, 8, EOS], [13], [40, 41]], [[0.0] * 3, [0.0], [0.0] * 2], ["eos", "length", "length"], "v"
+    )
+    task = Task("train", {"prompt": "w1"})
+    assert running([task] * 3, one, [""] * 3)[0] != pytest.approx(running([task] * 3, two, [""] * 3)[0])
+    frozen = [float(reward([task] * 3, g, [""] * 3)[0]) for g in (one, two)]
+    assert frozen[0] == pytest.approx(frozen[1], abs=1e-6)
+
+
+def test_trap_27_a_new_reward_leaves_nothing_of_the_old_one_in_the_scores(tmp_path: Path) -> None:
+    """A rollout is scored by the reward model of its own round: nothing is kept by candidate, text or task.
+
+    Put back: scores remembered by completion. The same completions under a new version would earn the old scores.
+    """
+    policy = policy_of(llama())
+    old, new = reward_of(policy, seed=0), reward_of(policy, seed=1)
+    old.save(tmp_path / "old", {})
+    new.save(tmp_path / "new", {})
+    loaded = {name: LearnedReward.load(tmp_path / name) for name in ("old", "new")}
+    rollout = trainer_of(tmp_path / "t", model=llama(scale=0.3)).sample([Task("train", {"prompt": "w1 w2"})] * 8)
+    remembered: dict[tuple[int, ...], float] = {}
+    paid: dict[str, torch.Tensor] = {}
+    kept: dict[str, torch.Tensor] = {}
+    for name in ("old", "new", "old"):
+        paid[name] = RewardSum([loaded[name]])(rollout.tasks, rollout.generation, rollout.texts).total
+        pairs = zip(rollout.generation.completions, paid[name].tolist(), strict=True)
+        kept[name] = torch.tensor([remembered.setdefault(tuple(c), s) for c, s in pairs])
+    exact = Encoded(rollout.generation.prompts, rollout.generation.completions)
+    assert torch.equal(paid["old"], old.combine(old.member_scores(exact)))
+    assert torch.equal(paid["new"], new.combine(new.member_scores(exact)))
+    assert (paid["new"] - paid["old"]).abs().max() > 0.1
+    assert not torch.allclose(kept["new"], paid["new"])
+
+
+def test_trap_27_returns_under_a_new_reward_do_not_depend_on_the_old_rewards_critic(tmp_path: Path) -> None:
+    """At λ = 1 the critic's targets are sums of the new rewards alone, whatever the value head learned before.
+
+    A critic that comes from an earlier round is thus an initial guess, which the warm-up refits before it steers the
+    policy. Put back: targets that trust the old critic (λ = 0 bootstraps from it) differ.
+    """
+
+    def returns(folder: Path, lam: float, stale: bool) -> torch.Tensor:
+        trainer = trainer_of(folder, lam=lam, kl_ref_coef=0.0)
+        if stale:
+            torch.nn.init.constant_(trainer.actor.value_head.bias, 10.0)
+        return trainer.targets(scored_rollout(trainer)).returns
+
+    fresh = returns(tmp_path / "a", 1.0, False)
+    torch.testing.assert_close(returns(tmp_path / "b", 1.0, True), fresh, atol=1e-5, rtol=1e-5)
+    assert (returns(tmp_path / "c", 0.0, True) - returns(tmp_path / "d", 0.0, False)).abs().max() > 1
+
+
+def judgement(number: int, split: Any, values: Mapping[str, Any], lengths: tuple[int, int]) -> Judgement:
+    task = Task(split, {"prompt": f"question {number}"})
+    made = tuple(
+        Candidate(task.id, "text", {"text": " ".join(["w1"] * n), "number": i}, Provenance("p"))
+        for i, n in enumerate(lengths)
+    )
+    query = Query(task.id, "comparison", tuple(c.id for c in made), (0, 1), 0)
+    return Judgement(f"event-{number}", "oracle", query, task, made, values)
+
+
+def test_trap_31_the_length_only_baseline_stands_beside_every_accuracy() -> None:
+    """Feedback that only rewards length: a reward model that is right every time has learned nothing, and it shows.
+
+    Put back: without lengths there is no baseline, and accuracy 1.0 stands alone.
+    """
+    votes = []
+    for n in range(60):
+        longer_first = n % 2 == 0
+        lengths = (9, 3) if longer_first else (3, 9)
+        choice = {"choice": "a" if longer_first else "b", "strength": 1}
+        votes.append(judgement(n, "train" if n < 40 else "validation", choice, lengths))
+    data = RewardData.from_judgements(votes)
+    lengths = np.array([len(str(c.content["text"]).split()) for c in data.candidates])
+    report = assess(lengths.astype(float), data, lengths).as_json()["validation"]
+    assert report["accuracy"]["value"] == 1.0
+    assert report["length_only"]["value"] == 1.0
+    assert report["over_length_only"] == 0.0
+    alone = assess(lengths.astype(float), data).as_json()["validation"]
+    assert alone["length_only"] is None
