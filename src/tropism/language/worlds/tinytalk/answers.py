@@ -31,7 +31,7 @@ from tropism.runtime.seeding import derive
 class Mix:
     """Shares of faults in demonstrations. ``polite`` and ``rude`` exclude each other; the rest is neutral."""
 
-    wrong: float = 0.45
+    wrong: float = 0.4
     polite: float = 0.5
     rude: float = 0.25
     ramble: float = 0.4

@@ -21,7 +21,7 @@ class TinyTalkSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    wrong: float = Field(0.3, ge=0, le=1)
+    wrong: float = Field(0.4, ge=0, le=1)
     """Share of demonstrations that state a wrong fact."""
     polite: float = Field(0.5, ge=0, le=1)
     rude: float = Field(0.25, ge=0, le=1)
