@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from common import RESULTS, Claim, interval, write_result
 from tropism.digests import digest
 from tropism.engine.batch import TokenBatch
-from tropism.engine.generation import generate
+from tropism.engine.generation import Sampling, generate
 from tropism.engine.scoring import completion_scores, hidden_states
 from tropism.evaluation.diversity import distinct_n
 from tropism.feedback.records import Judgement, Task
@@ -42,6 +42,7 @@ from tropism.runtime.memory import tune
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import StageRun
 
+NEW_TOKENS = 48
 KL_WEIGHT = 0.15
 FRONTIER = (0.06, 0.1, 0.25, 0.4)
 MODEL = ("model",)
@@ -100,7 +101,7 @@ class Bench:
                 "hidden_size": self.size.hidden, "layers": self.size.layers, "heads": self.size.hidden // 64,
                 "intermediate_size": self.size.hidden * 11 // 4, "initializer_range": 0.02,
             },
-            "sampling": {"max_new_tokens": 48},
+            "sampling": {"max_new_tokens": NEW_TOKENS},
             "reward": {"missing_end_penalty": 0.0, "judge": False, "epochs": 8, "patience": 3, "scale_samples": 512},
             "ppo": {
                 "steps": self.size.ppo_steps, "batch_size": self.size.batch, "mini_batch_size": self.size.batch // 2,
@@ -198,7 +199,7 @@ class Bench:
         prompts = [policy.encode_prompt(str(t.payload["prompt"])) for t in tasks for _ in range(repeats)]
         with domain.precision.autocast():
             out = generate(
-                policy.model, prompts, domain._sampling(policy), seed=derive(seed, "evaluation"),
+                policy.model, prompts, Sampling(NEW_TOKENS, policy.eos), seed=derive(seed, "evaluation"),
                 sequence_ids=range(len(prompts)), policy_version="evaluation",
             )  # fmt: skip
         return out, self.world.judge.score([policy.decode(c) for c in out.completions])
