@@ -26,6 +26,7 @@ from tropism.language.config import PpoSection
 from tropism.language.policy import ActorCritic, LanguagePolicy, copy_of
 from tropism.language.ppo import PpoTrainer
 from tropism.language.rewards import CallableReward, RewardSum
+from tropism.language.rollouts import Rollout
 from tropism.runtime.precision import Precision
 from tropism.runtime.stage import StageRun
 
@@ -94,7 +95,7 @@ def some_prompts(count: int, longest: int = 6, seed: int = 0) -> list[list[int]]
 
 
 def odd_tokens(tasks: Sequence[Task], generation: Generation, texts: Sequence[str]) -> list[float]:
-    """The toy reward: 4 × the share of completion tokens with an odd id (EOS and pad are even: ending early earns nothing)."""
+    """The toy reward: 4 × the share of tokens with an odd id (EOS and pad are even: ending early earns nothing)."""
     return [4.0 * sum(t % 2 for t in c) / max(1, len(c)) for c in generation.completions]
 
 
@@ -150,6 +151,20 @@ def trainer_of(
         RewardSum([CallableReward("toy", reward)], penalty), some_tasks(), chosen,
         sampling or Sampling(8, eos), precision, run, demonstrations,
     )  # fmt: skip
+
+
+def metrics(trainer: PpoTrainer) -> dict[int, dict[str, float]]:
+    """What the run wrote, by step."""
+    assert isinstance(trainer.run.metrics, Recorder)
+    return trainer.run.metrics.steps
+
+
+def scored_rollout(trainer: PpoTrainer) -> Rollout:
+    """A rollout of the first 16 tasks, scored and paid."""
+    rollout = trainer.sample([trainer.tasks[i] for i in range(16)])
+    trainer.score(rollout)
+    rollout.paid = trainer.rewards(rollout.tasks, rollout.generation, rollout.texts)
+    return rollout
 
 
 def weights(trainer: PpoTrainer) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from fixtures import BF16, EOS, FP32, Recorder, equal, gpt2, llama, odd_tokens, trainer_of, weights
+from fixtures import BF16, EOS, FP32, equal, gpt2, llama, metrics, odd_tokens, trainer_of, weights
 from tropism.engine.generation import Sampling
 from tropism.errors import ConfigError, ContractError, DivergenceError, RewardError
 from tropism.language.policy import copy_of
@@ -22,11 +22,6 @@ LEARN = {
     "steps": 15, "batch_size": 64, "mini_batch_size": 16, "warmup_steps": 2, "critic_warmup_steps": 2,
     "learning_rate": 2e-3,
 }  # fmt: skip
-
-
-def metrics(trainer: PpoTrainer) -> dict[int, dict[str, float]]:
-    assert isinstance(trainer.run.metrics, Recorder)
-    return trainer.run.metrics.steps
 
 
 def late(trainer: PpoTrainer, name: str, last: int = 3) -> float:

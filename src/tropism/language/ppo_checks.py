@@ -94,7 +94,8 @@ def rollout_metrics(
             f"rollout and trainer log-probabilities differ by {mismatch:.3g} nats a token in {precision.name}",
             "set runtime.precision = 'fp32'; if it stays, the model samples from another distribution than it scores",
         )
-    for tensor, name in ((rollout.old_logprobs, "old_logprobs"), (rollout.values, "values"), (paid.total, "reward")):
+    finite = {"old_logprobs": rollout.old_logprobs, "ref_logprobs": rollout.ref_logprobs, "values": rollout.values}
+    for name, tensor in (finite | {"reward": paid.total}).items():
         if not bool(torch.isfinite(tensor).all()):
             raise ContractError(
                 f"{name} of the rollout at step {rollout.step} is not finite",
