@@ -43,8 +43,10 @@ from tropism.runtime.seeding import derive
 from tropism.runtime.stage import StageRun
 
 NEW_TOKENS = 48
-KL_WEIGHT = 0.15
-FRONTIER = (0.06, 0.1, 0.25, 0.4)
+KL_WEIGHT = 0.08
+KL_STOP, FRONTIER_KL_STOP = 13.0, 25.0
+"""Nats at which a run ends early: the main runs before diversity suffers, those of the frontier later."""
+FRONTIER = (0.05, 0.1, 0.15, 0.3)
 MODEL = ("model",)
 TARGET_SHARE, TARGET_KL, TARGET_DISTINCT = 0.80, 22.0, 0.80
 
@@ -105,7 +107,8 @@ class Bench:
             "reward": {"missing_end_penalty": 0.0, "judge": False, "epochs": 8, "patience": 3, "scale_samples": 512},
             "ppo": {
                 "steps": self.size.ppo_steps, "batch_size": self.size.batch, "mini_batch_size": self.size.batch // 2,
-                "epochs": 2, "learning_rate": 3e-4, "kl_ref_coef": kl_weight, "checkpoint_every": 10, "lam": 0.95,
+                "epochs": 2, "learning_rate": 3e-4, "kl_ref_coef": kl_weight,
+                "kl_limit": KL_STOP if kl_weight == KL_WEIGHT else FRONTIER_KL_STOP, "checkpoint_every": 10, "lam": 0.95,
             },
             "runtime": {"precision": self.precision},
         }  # fmt: skip
