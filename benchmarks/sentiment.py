@@ -108,7 +108,7 @@ class Bench:
             "ppo": {
                 "steps": self.size.ppo_steps, "batch_size": self.size.batch, "mini_batch_size": self.size.batch // 2,
                 "epochs": 2, "learning_rate": 3e-4, "kl_ref_coef": kl_weight,
-                "kl_limit": KL_STOP if kl_weight == KL_WEIGHT else FRONTIER_KL_STOP, "checkpoint_every": 10, "lam": 0.95,
+                "kl_limit": KL_STOP if kl_weight == KL_WEIGHT else FRONTIER_KL_STOP, "checkpoint_every": 10,
             },
             "runtime": {"precision": self.precision},
         }  # fmt: skip
