@@ -14,7 +14,7 @@ from tropism.engine.generation import Generation, Sampling, generate
 from tropism.errors import StoreError
 from tropism.feedback.records import Candidate, Provenance, Task
 from tropism.language.policy import LanguagePolicy
-from tropism.language.reward_network import (
+from tropism.language.reward_network import OPINIONS, (
     Encoded,
     FineTunedReward,
     FrozenScores,
@@ -34,7 +34,7 @@ def untrained(kind: str, policy: LanguagePolicy | None = None, seed: int = 0) ->
     policy = policy or policy_of(llama())
     network: TokenEnsemble | FineTunedReward
     if kind == "frozen":
-        network = TokenEnsemble(65, MEMBERS, 16, 0.3, seed)
+        network = TokenEnsemble(2 * 32 + OPINIONS, MEMBERS, 16, 0.3, seed)
         random = torch.Generator().manual_seed(seed)
         network.out.data = torch.randn(network.out.shape, generator=random)
     else:

@@ -25,7 +25,7 @@ from fixtures import (
 from tropism.engine.generation import Generation
 from tropism.feedback.records import Candidate, Judgement, Provenance, Query, Task
 from tropism.language.policy import LanguagePolicy
-from tropism.language.reward_network import Encoded, LearnedReward, TokenEnsemble
+from tropism.language.reward_network import OPINIONS, Encoded, LearnedReward, TokenEnsemble
 from tropism.language.rewards import RewardSum
 from tropism.language.rollouts import Rollout
 from tropism.reward.assessment import assess
@@ -37,7 +37,7 @@ SEVERAL = frozenset({EOS, 9, 21})
 
 def reward_of(policy: LanguagePolicy, seed: int = 0) -> LearnedReward:
     """A reward model with random heads on a frozen scale."""
-    network = TokenEnsemble(65, 2, 8, 0.0, seed)
+    network = TokenEnsemble(2 * 32 + OPINIONS, 2, 8, 0.0, seed)
     network.out.data = torch.randn(network.out.shape, generator=torch.Generator().manual_seed(seed))
     made = LearnedReward("frozen", policy, network, FrozenScale((0.0,) * 2, (1.0,) * 2, 1.0, 0, "none"), FP32, 64)
     prompts = some_prompts(32)

@@ -18,10 +18,11 @@ from tropism.errors import ModelError
 
 @dataclass(frozen=True)
 class CompletionScores:
-    """Per completion token ``[B, C]``; padded entries are 0."""
+    """Per completion token ``[B, C]``; padded entries are 0. ``below_top`` is log p(token) − max log p, detached."""
 
     logprobs: Tensor
     entropy: Tensor
+    below_top: Tensor
 
 
 def hidden_states(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
@@ -64,8 +65,10 @@ def completion_scores(
     zeros = torch.zeros(mask.shape, dtype=torch.float32)
     logprobs = zeros.masked_scatter(mask, taken)
     if not entropy:
-        return CompletionScores(logprobs, zeros)
-    return CompletionScores(logprobs, zeros.masked_scatter(mask, -(distribution.exp() * distribution).sum(-1)))
+        return CompletionScores(logprobs, zeros, zeros)
+    entropies = zeros.masked_scatter(mask, -(distribution.exp() * distribution).sum(-1))
+    below = zeros.masked_scatter(mask, (taken - distribution.amax(-1)).detach())
+    return CompletionScores(logprobs, entropies, below)
 
 
 @torch.no_grad()

@@ -17,7 +17,14 @@ from tropism.engine.models import context_length
 from tropism.feedback.records import Candidate, Judgement, Task
 from tropism.language.config import RewardSection
 from tropism.language.policy import LanguagePolicy
-from tropism.language.reward_network import Encoded, FineTunedReward, FrozenScores, LearnedReward, TokenEnsemble
+from tropism.language.reward_network import (
+    OPINIONS,
+    Encoded,
+    FineTunedReward,
+    FrozenScores,
+    LearnedReward,
+    TokenEnsemble,
+)
 from tropism.reward.assessment import assess
 from tropism.reward.dataset import RewardData
 from tropism.reward.ensemble import FrozenScale
@@ -88,7 +95,7 @@ def _fit_one(
     model: FrozenScores | FineTunedReward
     network: TokenEnsemble | FineTunedReward
     if settings.network == "frozen":
-        width = 2 * int(trunk.model.config.hidden_size) + 1
+        width = 2 * int(trunk.model.config.hidden_size) + OPINIONS
         network = TokenEnsemble(width, settings.members, settings.hidden, settings.dropout, seed)
         model = FrozenScores(network, trunk, encoded, precision)
         model.standardise(_train_candidates(data))

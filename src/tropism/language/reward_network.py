@@ -1,9 +1,11 @@
 """Reward networks over a language model: small networks on a frozen trunk, or a fine-tuned copy with a head.
 
-``TokenEnsemble`` reads, for every completion token t, [h(t−1), h(t), log p(t)] of the frozen reference, passes them
-through a small network per member, pools by mean and maximum over the completion, and ends in one score. (Sum
-pooling is left out: policies exploit it by length.) ``FineTunedReward`` is the classic reward model: the trunk
-itself learns, with a linear head on the last token. Both are ensembles and both meet ``reward.fitting.ScoreModel``.
+``TokenEnsemble`` reads, for every completion token t, the states h(t−1) and h(t) of the frozen reference and what it
+thinks of the token (log p, how far below the most likely one, entropy: a wrong fact is a surprise where a right one
+was sure), passes them through a small network per member, pools by mean and maximum over the completion, and ends in
+one score. (Sum pooling is left out: policies exploit it by length.) ``FineTunedReward`` is the classic reward model:
+the trunk itself learns, with a linear head on the last token. Both are ensembles and both meet
+``reward.fitting.ScoreModel``.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from tropism.runtime.seeding import generator
 
 NetworkKind = Literal["frozen", "full"]
 CHUNK = 64
+OPINIONS = 3
+"""Scalars among a token's features: log p, log p − max log p, entropy."""
 
 
 @dataclass
@@ -79,6 +83,8 @@ class TokenEnsemble(nn.Module):
             return nn.Parameter(torch.randn(*shape, generator=random) / math.sqrt(shape[-2]))
 
         self.w1, self.b1 = weight(members, width, hidden), nn.Parameter(torch.zeros(members, 1, hidden))
+        with torch.no_grad():  # together the few opinions start as loud as the many states, or they are never heard
+            self.w1[:, -OPINIONS:] *= math.sqrt((width - OPINIONS) / OPINIONS)
         self.w2, self.b2 = weight(members, 2 * hidden, hidden), nn.Parameter(torch.zeros(members, 1, hidden))
         self.out = nn.Parameter(torch.zeros(members, hidden, 1))
         self.feature_mean: Tensor
@@ -104,11 +110,15 @@ class TokenEnsemble(nn.Module):
 
 @torch.no_grad()
 def token_features(policy: LanguagePolicy, batch: TokenBatch, precision: Precision) -> Tensor:
-    """[h(t−1), h(t), log p(t)] of every completion token, fp32 ``[B, C, 2H + 1]``; padded entries are arbitrary."""
+    """Features of every completion token, fp32 ``[B, C, 2H + 3]``; padded entries are arbitrary.
+
+    [h(t−1), h(t)] of the frozen trunk, then what it thinks of the token: log p, log p − max log p, entropy.
+    """
     with precision.autocast():
         hidden = hidden_states(policy.model, batch)
-        logprobs = completion_scores(policy.model, batch, hidden, entropy=False).logprobs
-    return torch.cat([states_before(hidden, batch).float(), states_at(hidden, batch).float(), logprobs[..., None]], -1)
+        scores = completion_scores(policy.model, batch, hidden)
+    opinions = torch.stack([scores.logprobs, scores.below_top, scores.entropy], -1)
+    return torch.cat([states_before(hidden, batch).float(), states_at(hidden, batch).float(), opinions], -1)
 
 
 class FrozenScores(nn.Module):
