@@ -14,7 +14,8 @@ from tropism.engine.generation import Generation, Sampling, generate
 from tropism.errors import StoreError
 from tropism.feedback.records import Candidate, Provenance, Task
 from tropism.language.policy import LanguagePolicy
-from tropism.language.reward_network import OPINIONS, (
+from tropism.language.reward_network import (
+    OPINIONS,
     Encoded,
     FineTunedReward,
     FrozenScores,
