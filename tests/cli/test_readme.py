@@ -10,8 +10,8 @@ import pytest
 from typer.main import get_command
 
 from tropism.cli.main import app
-from tropism.cli.recipe_file import read_recipe
-from tropism.study.config import resolve
+from tropism.study.config import gather, resolve
+from tropism.study.recipe_file import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "README.zh-CN.md")
@@ -28,7 +28,7 @@ def test_the_five_lines_are_a_recipe(page: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(recipe, "utf-8")
     (tmp_path / "pairs.jsonl").write_text("")
-    values = resolve(read_recipe(path)).values
+    values = resolve(gather((read_recipe(path), tmp_path)), tmp_path / "study").values
     assert values["feedback"]["teacher"] == "import"
     assert values["feedback"]["file"] == str(tmp_path / "pairs.jsonl")
 

@@ -337,7 +337,7 @@ def test_gc_keeps_what_the_lineage_needs(finished: Study, tmp_path: Path) -> Non
 
 def test_imported_pairs_are_the_feedback(tmp_path: Path) -> None:
     """Pairs from a file are taken in once; a bad row stops the run and leaves no event behind."""
-    study = make(tmp_path / "s", feedback__teacher="import", feedback__file="pairs.jsonl")
+    study = make(tmp_path / "s", feedback__teacher="import", feedback__file=str(tmp_path / "s" / "pairs.jsonl"))
     rows = [{"prompt": f"p{i}", "chosen": "yes", "rejected": "no"} for i in range(40)]
     (study.folder / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"prompt": 3}\n')
     with pytest.raises(DataError, match="line 41"):

@@ -49,17 +49,9 @@ def new(
     settings: Settings = None,
 ) -> None:
     """Make a study from a recipe. Nothing runs yet."""
-    from tropism.cli.recipe_file import read_recipe
-    from tropism.study.config import expand, merge, parse_overrides
     from tropism.study.study import Study
 
-    overrides = expand(parse_overrides(settings or []))
-    name: str | None = recipe
-    if recipe.endswith(".toml"):
-        values = read_recipe(Path(recipe))
-        name = values.pop("recipe", None)  # a file of one's own may build on a built-in recipe
-        overrides = merge(values, overrides)
-    Study.create(folder, recipe=name, overrides=overrides).close()
+    Study.create(folder, recipe=recipe, overrides=settings or []).close()
     typer.echo(f"made {folder / 'study.toml'}; next: tropism run {folder}")
 
 

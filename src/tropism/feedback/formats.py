@@ -11,7 +11,7 @@ import hmac
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -68,8 +68,9 @@ class RejectedRows(DataError):
 class ImportTeacher:
     """The teacher behind a file of judged pairs (kind ``import``). Rows with an annotator are votes of that person.
 
-    Rows without a split go to ``validation`` for a share ``validation_share`` of the prompts, chosen by a hash of the
-    prompt, otherwise to ``train``. ``source`` is the candidates' policy in their provenance.
+    Rows without a split go where ``known_split`` has their prompt (None: it does not know it); else to ``validation``
+    for a share ``validation_share`` of the prompts, chosen by a hash of the prompt, otherwise to ``train``. ``source``
+    is the candidates' policy in their provenance.
     """
 
     id: str = "import"
@@ -77,6 +78,7 @@ class ImportTeacher:
     validation_share: float = 0.1
     max_line_bytes: int = 16 << 20
     kind: str = "import"
+    known_split: Callable[[str], Split | None] = lambda prompt: None
 
     def poll(self, log: FeedbackLog, queries: Sequence[Query]) -> Waiting:
         """Which of the queries the log has answers for: an import answers when it is loaded, never later."""
@@ -87,12 +89,7 @@ class ImportTeacher:
         """Import a file. Errors: RejectedRows (a DataError) if a row is bad and ``skip_bad`` is off; DataError if the
         file is missing, empty, without any usable row, changes meanwhile, or contradicts votes that are there.
         """
-        lines = Lines(path, self.max_line_bytes)
-        report = self._check(log, lines)
-        if report.rows == 0:
-            raise DataError(f"{path} is empty", 'give one JSON object per line: {"prompt", "chosen", "rejected"}')
-        if report.rejected and (not skip_bad or len(report.rejected) == report.rows):
-            raise RejectedRows(path, report)
+        report, content = self.check(log, path, skip_bad=skip_bad)
         bad = {rejected.line for rejected in report.rejected}
         again = Lines(path, self.max_line_bytes)
         with log.database.write() as connection:
@@ -102,19 +99,30 @@ class ImportTeacher:
             changed = DataError(f"{path} changed while it was imported", "import it again; nothing was imported")
             try:
                 while batch := [(number, parse_row(line)) for number, line in islice(good, _BATCH)]:
-                    self._write(connection, log, batch, lines.digest, round)
+                    self._write(connection, log, batch, content, round)
             except BadRow as error:
                 raise changed from error
-            if again.digest != lines.digest:
+            if again.digest != content:
                 raise changed
             report.imported = _count(connection) - before
         log.seal()
         return report
 
+    def check(self, log: FeedbackLog, path: Path, *, skip_bad: bool = False) -> tuple[ImportReport, str]:
+        """Read a file and write nothing: what ``load`` would reject, and the file's digest. Errors: as ``load``."""
+        lines = Lines(path, self.max_line_bytes)
+        report = self._check(log, lines)
+        if report.rows == 0:
+            raise DataError(f"{path} is empty", 'give one JSON object per line: {"prompt", "chosen", "rejected"}')
+        if report.rejected and (not skip_bad or len(report.rejected) == report.rows):
+            raise RejectedRows(path, report)
+        return report, lines.digest
+
     def split_of(self, row: PairRow) -> Split:
         """The split of a row's prompt."""
-        if row.split is not None:
-            return row.split
+        known = row.split or self.known_split(row.prompt)
+        if known is not None:
+            return known
         return "validation" if uniform(0, "split", row.prompt) < self.validation_share else "train"
 
     def _check(self, log: FeedbackLog, lines: Lines) -> ImportReport:
@@ -139,8 +147,9 @@ class ImportTeacher:
     def _check_split(self, row: PairRow, number: int, splits: dict[str, tuple[str, int]], there: set[str]) -> None:
         """Splits are by prompt: within the file, and with what the study has."""
         split = self.split_of(row)
+        known = self.known_split(row.prompt)
         for other in get_args(Split):
-            if other != split and Task(other, {"prompt": row.prompt}).id in there:
+            if other != split and (other == known or Task(other, {"prompt": row.prompt}).id in there):
                 raise BadRow(f"this prompt is in the study's {other} split already, not in {split}")
         old, line = splits.setdefault(digest(row.prompt)[:32], (split, number))
         if old != split:

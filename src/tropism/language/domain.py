@@ -48,11 +48,29 @@ class LanguageDomain:
         "evaluate": ["world", "sampling", "evaluation"],
     }
     """The sections that each kind of stage depends on: a change elsewhere leaves it done."""
+    path_settings: ClassVar[dict[str, str]] = {
+        "model.path": "model",
+        "world.data": "file",
+        "world.prompts": "file",
+        "world.demonstrations": "file",
+        "world.gold": "function",
+        "reward.functions": "functions",
+    }
+    """The settings that are paths, and of what (``study.paths.PathKind``)."""
 
     def __init__(self, config: LanguageConfig) -> None:
         self.config = config
         self.world = load_world(config.world)
         self.precision = resolve_precision(config.runtime.precision)
+        # at once: a function that is not there must not come to light after the reward model was fitted
+        self.functions: list[RewardSource] = [
+            FunctionReward(f, w, load_function(f)) for f, w in config.reward.functions.items()
+        ]
+        if not config.reward.learned and not self.functions:
+            raise ConfigError(
+                "reward.learned = false, and reward.functions is empty: there is no reward",
+                'name one: reward.functions = { "file.py:function" = 1.0 }',
+            )
 
     @property
     def learns_reward(self) -> bool:
@@ -100,6 +118,11 @@ class LanguageDomain:
         with run.making("policy") as folder:
             policy.save(folder, {"stage": run.name, "base": self.config.model.path or self.world.name, **values})
         return Made({"policy": run.folder / "policy"}, values)
+
+    def split_of(self, prompt: str) -> Split | None:
+        """The split of a prompt that is among the world's; None where the world does not know it."""
+        known = getattr(self.world, "known_split", None)
+        return None if known is None else known(prompt)
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
         """Tasks of the world."""
@@ -177,7 +200,7 @@ class LanguageDomain:
     def rewards(self, reward: Path | None) -> RewardSum:
         """The learned reward and the Python functions of the configuration, summed."""
         settings = self.config.reward
-        sources: list[RewardSource] = [FunctionReward(f, w, load_function(f)) for f, w in settings.functions.items()]
+        sources = list(self.functions)
         if reward is not None:
             sources.insert(0, LearnedReward.load(reward, settings.weight))
         if not sources:

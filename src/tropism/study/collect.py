@@ -44,6 +44,14 @@ class Collector:
         self.config, self.domain, self.log, self.file, self.stop = config, domain, log, file, stop
         self._settings = config.feedback
 
+    def check(self) -> None:
+        """Look at what can be looked at before anything is made: a study must not train for an hour and then say that
+        a file has a bad row or a split no task. Errors: DataError, and what the domain raises for an empty split."""
+        if self._settings.teacher != "import":
+            self.domain.tasks("validation", 1, 0)
+        elif self.file is not None:
+            self._import_teacher().check(self.log, self.file, skip_bad=self._settings.skip_bad)
+
     def collect(self, run: StageRun, round_: int, policy: Path, policy_id: str, reward: Path | None) -> Made:
         """Ask for one round's feedback, wait for it where people give it, and freeze all feedback so far.
 
@@ -196,9 +204,15 @@ class Collector:
         self.log.append_many(votes, origin="data")
         return len(votes), len(votes)
 
+    def _import_teacher(self) -> ImportTeacher:
+        """The domain's own tasks keep their split: no vote on a test task may reach a reward model."""
+        return ImportTeacher(
+            validation_share=self._settings.validation_fraction,
+            known_split=getattr(self.domain, "split_of", ImportTeacher.known_split),
+        )
+
     def _import_file(self, path: Path) -> tuple[int, int]:
         """Take in a file of preference pairs; ids are content digests, so doing it again adds nothing."""
-        teacher = ImportTeacher(validation_share=self._settings.validation_fraction)
-        report = teacher.load(self.log, path, skip_bad=self._settings.skip_bad, round=1)
+        report = self._import_teacher().load(self.log, path, skip_bad=self._settings.skip_bad, round=1)
         usable = report.rows - len(report.rejected)  # not report.imported, which is 0 when a killed import is replayed
         return usable, usable

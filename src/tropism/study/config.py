@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tropism.errors import ConfigError
 from tropism.study.domains import load_domain_class
+from tropism.study.paths import PathKind, absolute, relative
 
 
 class Section(BaseModel):
@@ -93,7 +94,10 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Config:
-    """A resolved study.toml. ``domain`` is an instance of the domain's ``config_class``; ``values`` is all of it."""
+    """A resolved study.toml. ``domain`` is an instance of the domain's ``config_class``; ``values`` is all of it.
+
+    Paths are absolute, except in ``values``: there, those inside the study's folder are seen from it.
+    """
 
     study: StudySection
     feedback: FeedbackSection
@@ -149,18 +153,42 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}", "mend that line; strings need quotes") from None
-    return resolve(values, overrides)
+    return resolve(gather((values, path.parent), (expand(overrides or {}), Path())), path.parent)
 
 
-def resolve(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Config:
-    """Check values as read from TOML, laid over their recipe and under the overrides."""
-    own = merge(values, expand(overrides or {}))
-    recipe = own.pop("recipe", None)
+def gather(*layers: tuple[Mapping[str, Any], Path]) -> dict[str, Any]:
+    """Values laid over one another, later ones on top, each with the folder that its paths are seen from.
+
+    Errors: ConfigError if they name no known recipe or domain (which says what is a path).
+    """
+    raw: dict[str, Any] = {}
+    for values, _ in layers:
+        raw = merge(raw, values)
+    _, _, _, domain_class = _beginning(raw)
+    gathered: dict[str, Any] = {}
+    for values, folder in layers:
+        gathered = merge(gathered, absolute(values, folder, _path_kinds(domain_class)))
+    return gathered
+
+
+def _beginning(own: Mapping[str, Any]) -> tuple[str | None, dict[str, Any], StudySection, type[Any]]:
+    """(recipe's name, values laid over it, [study], the domain's class)."""
+    given = dict(own)
+    recipe = given.pop("recipe", None)
     if recipe is not None and not isinstance(recipe, str):
         raise ConfigError(f"recipe = {recipe!r} is not a name", 'write recipe = "NAME"; `tropism recipes` lists them')
-    merged = merge(recipe_values(recipe), own) if recipe else own
+    merged = merge(recipe_values(recipe), given) if recipe else given
     study = _section(StudySection, "study", merged.get("study", {}))
-    domain_class = load_domain_class(study.domain)
+    return recipe, merged, study, load_domain_class(study.domain)
+
+
+def _path_kinds(domain_class: type[Any]) -> dict[str, PathKind]:
+    return {"feedback.file": "file", **getattr(domain_class, "path_settings", {})}
+
+
+def resolve(own: Mapping[str, Any], folder: Path) -> Config:
+    """Check the values that ``gather`` made, laid over their recipe, for the study in ``folder``."""
+    recipe, merged, study, domain_class = _beginning(own)
     domain_config: type[BaseModel] = domain_class.config_class
     own_sections = [n for n in domain_config.model_fields if n not in _SECTIONS]
     for name in merged:
@@ -178,7 +206,8 @@ def resolve(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = Non
     domain = _section(domain_config, "", given)
     resolved = {name: section.model_dump(mode="json") for name, section in {"study": study, **shared}.items()}
     resolved |= {n: v for n, v in domain.model_dump(mode="json").items() if n in own_sections}
-    return Config(study=study, domain=domain, domain_class=domain_class, recipe=recipe, values=resolved, **shared)  # type: ignore[arg-type]
+    shown = relative(resolved, folder, _path_kinds(domain_class))
+    return Config(study=study, domain=domain, domain_class=domain_class, recipe=recipe, values=shown, **shared)  # type: ignore[arg-type]
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, Any]:

@@ -41,12 +41,14 @@ class Domain(Protocol):
 
     ``stage_sections: Mapping[StageKind, Sequence[str]]``: the configuration sections each kind of stage depends on (all
     of them where a kind is absent). A changed setting then costs only the stages that it concerns.
+    ``path_settings: Mapping[str, PathKind]``: the settings that are paths, by dotted key (``study.paths``).
     ``learns_reward: bool``: False where its settings make the reward a function alone (as ``loop.fit_reward``).
     ``data_digests() -> Mapping[str, str]``: digests of the data files that it reads; the first stage depends on them.
     ``score_members(reward, tasks, candidates, run) -> [M, N, K]``: scores of each ensemble member, for choosing queries
     by disagreement.
     ``recorded_feedback(kind, split, count, seed) -> Sequence[Recorded]``: judgements that the domain's data has, for
     ``teacher = "import"`` without a file.
+    ``split_of(prompt: str) -> Split | None``: the split of a prompt that is among its tasks, for pairs from a file.
     A field of ``config_class`` named like a section of the loop (``runtime``, ``study``) receives its values.
     """
 

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from tropism.digests import digest, digest_file
 from tropism.errors import ContractError
 from tropism.feedback.events import FeedbackLog
+from tropism.feedback.records import Split
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
 from tropism.store import lineage
@@ -26,6 +27,9 @@ from tropism.study.config import Config
 from tropism.study.drift import agreement
 from tropism.study.protocol import Domain
 from tropism.study.stages import Done, Plan, StageRunner
+
+
+SPLITS_OF_EVERY_ROUND: tuple[Split, ...] = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,10 @@ class Node:
 class Loop:
     """One study's loop, over the stages that ``runner`` makes durable."""
 
-    def __init__(self, config: Config, domain: Domain, runner: StageRunner, folder: Path) -> None:
+    def __init__(self, config: Config, domain: Domain, runner: StageRunner) -> None:
         self.config, self.domain, self.runner = config, domain, runner
         self.log = FeedbackLog(runner.database)
-        self.file = None if config.feedback.file is None else folder / config.feedback.file
+        self.file = config.feedback.file
         self.data: dict[str, str] = dict(getattr(domain, "data_digests", dict)())
         if self.learns_reward and self.file is not None and self.file.is_file():
             self.data["feedback.file"] = digest_file(self.file)
@@ -71,6 +75,7 @@ class Loop:
 
     def stages(self) -> Iterator[str]:
         """Do the study's stages one by one; yields each one's name when it is durable."""
+        self.check()
         policy = reference = self.base()
         yield "base"
         reward: Node | None = None
@@ -86,6 +91,13 @@ class Loop:
             yield f"evaluate-{round_}"
             policy = self.decide(round_, improved, policy, verdict)
             yield f"decide-{round_}"
+
+    def check(self) -> None:
+        """Refuse what would fail hours later: a split without tasks, feedback that cannot be used."""
+        for split in SPLITS_OF_EVERY_ROUND:
+            self.domain.tasks(split, 1, 0)
+        if self.learns_reward:
+            self.collector.check()
 
     def base(self) -> Node:
         """Make or load the starting policy, which stays the reference."""

@@ -31,6 +31,7 @@ from tropism.store.lease import TrainerLease, process_start
 from tropism.store.lineage import live_artifacts
 from tropism.store.metrics import MetricStore
 from tropism.study import config as configuration
+from tropism.study.recipe_file import read_recipe
 from tropism.study.resolved import write_resolved
 from tropism.study.rounds import Loop
 from tropism.study.stages import StageRunner
@@ -50,11 +51,18 @@ class Study:
     def create(cls, folder: Path | str, recipe: str | None = None, overrides: Overrides = ()) -> Study:
         """Make a study folder, all of it or nothing. An existing folder must be empty.
 
+        ``recipe``: a built-in recipe's name or a TOML file of one's own, whose paths are seen from where it is; those
+        in ``overrides`` are seen from the working directory.
         Errors: ConfigError for a bad recipe or setting; StoreError if the folder is not empty or cannot be written.
         """
         folder = Path(folder)
-        own = configuration.expand(_mapping(overrides))
-        config = configuration.resolve({**({"recipe": recipe} if recipe else {}), **own})
+        layers = [(configuration.expand(_mapping(overrides)), Path())]
+        if recipe is not None and recipe.endswith(".toml"):
+            layers.insert(0, (read_recipe(Path(recipe)), Path(recipe).parent))
+        elif recipe is not None:
+            layers.insert(0, ({"recipe": recipe}, Path()))
+        own = configuration.gather(*layers)
+        config = configuration.resolve(own, folder)
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             what = "has a study already" if (folder / "study.toml").exists() else "is not an empty folder"
             raise StoreError(f"{folder} {what}", "choose another folder; `tropism run` goes on with an existing study")
@@ -64,8 +72,7 @@ class Study:
                 _remove_dead(partial)
                 (partial / "artifacts").mkdir(parents=True)
                 (partial / "scratch").mkdir()
-                head = f'recipe = "{recipe}"\n' if recipe else ""
-                (partial / "study.toml").write_text(head + configuration.to_toml(own), "utf-8")
+                (partial / "study.toml").write_text(configuration.to_toml(own), "utf-8")
                 Database.create(partial / "study.db").close()
                 MetricStore(partial / "metrics.db").close()
                 sync_folder(partial)
@@ -121,7 +128,7 @@ class Study:
             )
             self.artifacts.sweep(set(self.artifacts.all()))  # copies that a killed process left unfinished
             domain = self.config.domain_class(self.config.domain)
-            loop = Loop(self.config, domain, runner, self.folder)
+            loop = Loop(self.config, domain, runner)
             write_resolved(self.folder / "resolved.json", self.config, tuning, loop.data)
             try:
                 for stage in loop.stages():

@@ -59,6 +59,7 @@ class TextWorld:
         self._rows: dict[Split, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
         for row in _checked(prompts, ("prompt",), unique=True):
             self._rows[self.split_of(row["prompt"])].append(row)
+        self._prompts = {row["prompt"] for rows in self._rows.values() for row in rows}
         self._demonstrations: list[tuple[str, str]] = []
         self.held_out_demonstrations = 0
         held_out = {r["prompt"] for split in ("validation", "test") for r in self._rows[split]}
@@ -96,6 +97,10 @@ class TextWorld:
         """The split of a prompt, by its hash."""
         place = int(digest(prompt)[:8], 16) / 0x1_0000_0000
         return "test" if place < self._bounds[0] else "validation" if place < self._bounds[1] else "train"
+
+    def known_split(self, prompt: str) -> Split | None:
+        """The split of a prompt that is in the file; None for others."""
+        return self.split_of(prompt) if prompt in self._prompts else None
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
         """Up to ``count`` tasks of a split in an order drawn from ``seed``; DataError if the split is empty."""
@@ -170,7 +175,9 @@ def _checked(path: Path, fields: tuple[str, ...], *, unique: bool) -> list[dict[
 def _read(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """(line number, row or the reason why there is none) of a file of any of the three kinds."""
     if not path.is_file():
-        raise DataError(f"there is no file {path}", "check the path; it is seen from where tropism runs")
+        raise DataError(
+            f"there is no file {path}", "check the path; it is seen from the folder of the file that names it"
+        )
     if path.suffix.lower() == ".csv":
         yield from _read_csv(path, fields)
         return
