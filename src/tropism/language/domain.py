@@ -102,6 +102,7 @@ class LanguageDomain:
     def initial_policy(self, run: StageRun) -> Made:
         """Load the model, or make and pretrain one; then SFT on the world's demonstrations."""
         values: dict[str, Any] = {"precision": self.precision.name}
+        origin = self.world.name if self.config.model.path is None else Path(self.config.model.path).name
         if self.config.model.path is not None:
             policy = LanguagePolicy.load(self.config.model.path)
         else:
@@ -116,7 +117,7 @@ class LanguageDomain:
         if examples:
             values["sft"] = fine_tune(policy.model, policy.tokenizer, examples, self.config.sft, run, "sft")
         with run.making("policy") as folder:
-            policy.save(folder, {"stage": run.name, "base": self.config.model.path or self.world.name, **values})
+            policy.save(folder, {"stage": run.name, "base": origin, **values})
         return Made({"policy": run.folder / "policy"}, values)
 
     def split_of(self, prompt: str) -> Split | None:
@@ -133,7 +134,7 @@ class LanguageDomain:
     ) -> list[list[Candidate]]:
         """K sampled completions for each task."""
         loaded = LanguagePolicy.load(policy)
-        return sample_candidates(loaded, policy_id, tasks, k, self.sampling(loaded), seed, self.precision)
+        return sample_candidates(loaded, policy_id, tasks, k, self.sampling(loaded), seed, self.precision, run)
 
     def gold(self, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]]) -> NDArray[np.float64] | None:
         """The world's true utilities, or None where it has none."""

@@ -43,7 +43,8 @@ def load_function(reference: str) -> TextReward:
     if place.endswith(".py"):
         path = Path(place)
         if not path.is_file():
-            raise ConfigError(f"reward file {path} does not exist", "check the path; it is seen from the folder of the file that names it")
+            fix = "check the path; it is seen from the folder of the file that names it"
+            raise ConfigError(f"reward file {path} does not exist", fix)
         spec = importlib.util.spec_from_file_location(
             f"tropism_user_{hashlib.sha256(place.encode()).hexdigest()[:8]}", path
         )

@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tropism.errors import ConfigError
 from tropism.study.domains import load_domain_class
@@ -68,6 +68,12 @@ class FeedbackSection(Section):
     skip_bad: bool = False
     wait_hours: float = Field(default=24.0 * 14, gt=0)
     """How long to wait for people before giving up (the labels given so far stay)."""
+
+    @model_validator(mode="after")
+    def _file_is_read(self) -> FeedbackSection:
+        if self.file is not None and self.teacher != "import":
+            raise ValueError(f'file is set, but teacher = "{self.teacher}" reads no file: write teacher = "import"')
+        return self
 
 
 class LoopSection(Section):

@@ -28,7 +28,6 @@ from tropism.study.drift import agreement
 from tropism.study.protocol import Domain
 from tropism.study.stages import Done, Plan, StageRunner
 
-
 SPLITS_OF_EVERY_ROUND: tuple[Split, ...] = ("train", "test")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from tropism.errors import ConfigError
 
@@ -11,11 +12,22 @@ if TYPE_CHECKING:
     from tropism.language.config import WorldSection
     from tropism.language.worlds.base import World
 
-NAMES = ("tinytalk", "sentiment", "text")
+_OWN = {"tinytalk": (), "sentiment": ("data",), "text": ("prompts", "demonstrations", "gold")}
+"""Each world, and the settings that only some worlds read."""
+NAMES = tuple(_OWN)
 
 
 def load_world(section: WorldSection) -> World:
-    """The world that a study's [world] section names."""
+    """The world that a study's [world] section names; ConfigError for a setting that this world would not read."""
+    if section.name not in _OWN:
+        raise ConfigError(f"world.name = {section.name!r} is not a world", f"choose one of {', '.join(NAMES)}")
+    for key in {key for keys in _OWN.values() for key in keys} - set(_OWN[section.name]):
+        if getattr(section, key) is not None:
+            readers = " or ".join(repr(name) for name, keys in _OWN.items() if key in keys)
+            raise ConfigError(
+                f"world.{key} = {getattr(section, key)!r}, which world {section.name!r} does not read",
+                f"remove it, or set world.name = {readers}",
+            )
     if section.name == "tinytalk":
         from tropism.language.worlds.tinytalk import TinyTalk
 
@@ -23,17 +35,14 @@ def load_world(section: WorldSection) -> World:
     if section.name == "sentiment":
         from tropism.language.worlds.sentiment import SentimentSettings, SentimentWorld
 
-        return SentimentWorld(section.data, SentimentSettings.model_validate(section.options))
-    if section.name == "text":
-        from tropism.language.worlds.text import TextWorld
+        try:
+            settings = SentimentSettings.model_validate(section.options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(["world.options", *(str(part) for part in first["loc"])])
+            known = ", ".join(SentimentSettings.model_fields)
+            raise ConfigError(f"{key} = {first.get('input')!r}: {first['msg']}", f"the options are {known}") from error
+        return SentimentWorld(section.data, settings)
+    from tropism.language.worlds.text import TextWorld
 
-        if section.prompts is None:
-            raise ConfigError("the text world needs world.prompts", "name a .jsonl, .csv or .txt file of prompts")
-        return TextWorld(
-            Path(section.prompts),
-            demonstrations=None if section.demonstrations is None else Path(section.demonstrations),
-            gold=section.gold,
-            test_fraction=section.test_fraction,
-            validation_fraction=section.validation_fraction,
-        )
-    raise ConfigError(f"world.name = {section.name!r} is not a world", f"choose one of {', '.join(NAMES)}")
+    return TextWorld.from_settings(section)
