@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tropism.feedback.records import Candidate, Judgement, Provenance, Split, Task
 from tropism.runtime.seeding import derive, permutation, uniform
 from tropism.runtime.stage import Made, StageRun
-from tropism.study.drift import better_pairs
+from tropism.study.drift import ordered_pairs
 
 Array = np.ndarray
 
@@ -108,7 +108,8 @@ class BanditDomain:
 
     def fit_reward(self, policy: Path, reference: Path, judgements: Sequence[Judgement], run: StageRun) -> Made:
         """Bradley-Terry by gradient ascent, three members on three halves of the train pairs."""
-        rows = [(j.task.split, j.task.payload["context"], j.candidates, p) for j in judgements for p in better_pairs(j)]
+        decided = [(j, (a, b) if t else (b, a)) for j in judgements for a, b, t in ordered_pairs(j) if t != 0.5]
+        rows = [(j.task.split, j.task.payload["context"], j.candidates, p) for j, p in decided]
         x = np.array([r[1] for r in rows])
         won, lost = (np.array([r[2][r[3][i]].content["arm"] for r in rows]) for i in (0, 1))
         train = np.array([r[0] == "train" for r in rows])

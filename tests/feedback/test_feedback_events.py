@@ -14,6 +14,7 @@ from tropism.feedback.events import FeedbackLog
 from tropism.feedback.people import register_person
 from tropism.feedback.records import Answer, Query
 from tropism.feedback.teachers import PersonTeacher, pending
+from tropism.reward.dataset import RewardData
 from tropism.store import schema
 
 
@@ -31,6 +32,19 @@ def test_records_come_back_as_they_went_in(log: FeedbackLog) -> None:
     assert log.queries(round=2) == {}
     with pytest.raises(DataError, match="no task 'nothing'"):
         log.tasks(["nothing"])
+
+
+def test_votes_of_several_people_on_one_query_are_one_soft_target(log: FeedbackLog) -> None:
+    asked = fill(log, n=1)[0]
+    people = [register_person(log.database, f"P{i}") for i in range(3)]
+    for person, choice in zip(people, ("a", "a", "b"), strict=True):
+        log.append(asked, person, Answer({"choice": choice}))
+    log.append(asked, "o", Answer({"choice": "b"}))
+    judged = log.judgements()
+    assert sorted(j.teacher_kind for j in judged) == ["oracle", "person", "person", "person"]
+    choices = RewardData.from_judgements(judged).choices
+    by_weight = dict(zip(choices.weight.tolist(), choices.target.tolist(), strict=True))
+    assert by_weight == {3.0: pytest.approx([2 / 3, 1 / 3]), 1.0: [0.0, 1.0]}
 
 
 def test_adding_twice_changes_nothing(log: FeedbackLog) -> None:

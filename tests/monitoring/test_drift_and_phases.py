@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 import pytest
-from scipy.stats import ttest_ind
 from statsmodels.stats.proportion import proportion_confint
 
-from tropism.errors import DataError
-from tropism.monitoring.drift import accuracy_drift, length_drift
+from tropism.monitoring.drift import accuracy_drift
 from tropism.monitoring.phases import PhaseClock, peak_rss_mib
-from tropism.reward.pairs import Share
+from tropism.reward.share import Share
 
 
 def share(right: int, n: int) -> Share:
@@ -31,19 +28,6 @@ def test_a_fall_is_seen_and_noise_is_not():
     assert accuracy_drift(share(120, 200), share(170, 200)).high < 0
     assert not accuracy_drift(share(166, 200), share(170, 200)).drifted
     assert accuracy_drift(share(10, 10), share(10, 10)).high <= 1
-
-
-def test_length_drift_is_welchs():
-    random = np.random.default_rng(0)
-    now, then = random.poisson(14, 80), random.poisson(10, 300)
-    found = length_drift(now, then)
-    expected = ttest_ind(now, then, equal_var=False).confidence_interval()
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert found.drifted
-    assert found.as_json()["drifted"] is True
-    assert not length_drift([5, 5], [5, 5]).drifted
-    with pytest.raises(DataError, match="1 and 2 lengths"):
-        length_drift([1], [1, 2])
 
 
 def test_clock_separates_wall_from_cpu_and_adds_up():

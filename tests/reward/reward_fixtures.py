@@ -31,10 +31,11 @@ def judge(
     value: Mapping[str, Any],
     teacher: str = "t1",
     round: int = 0,
+    teacher_kind: str = "",
 ) -> Judgement:
     query = Query(about.id, kind, tuple(c.id for c in candidates), tuple(range(len(candidates))), round)
     name = f"{query.id}-{teacher}-{dict(value)}"
-    return Judgement(name, teacher, query, about, candidates, value)
+    return Judgement(name, teacher, query, about, candidates, value, teacher_kind=teacher_kind)
 
 
 def world(kind: QueryKind, tasks: int = 160, k: int = 2, seed: int = 0) -> list[Judgement]:
@@ -47,7 +48,7 @@ def world(kind: QueryKind, tasks: int = 160, k: int = 2, seed: int = 0) -> list[
         made = tuple(candidate(about, f"{number}/{i}", features=f) for i, f in enumerate(features))
         utility = (torch.tensor(features) @ TRUE_WEIGHTS).numpy()
         noisy = utility + random.gumbel(0, 1, k)
-        judgements.append(judge(about, made, kind, value_of(kind, utility, noisy)))
+        judgements.append(judge(about, made, kind, value_of(kind, utility, noisy), teacher_kind="oracle"))
     return judgements
 
 

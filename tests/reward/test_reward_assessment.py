@@ -143,7 +143,7 @@ def test_ece_noise_is_what_a_perfect_model_shows():
 
 
 def test_assessment_of_a_study_is_whole_and_json():
-    data = RewardData.from_judgements(world("comparison", 400), {"t1": "oracle"})
+    data = RewardData.from_judgements(world("comparison", 400))
     gold = utilities_of(data)
     lengths = np.random.default_rng(0).integers(5, 30, len(gold))
     found = assess(gold + np.random.default_rng(1).normal(0, 0.3, len(gold)), data, lengths, "kind", gold)

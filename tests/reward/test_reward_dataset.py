@@ -14,13 +14,13 @@ ONE = task(1)
 A, B, C, D = (candidate(ONE, text) for text in "abcd")
 
 
-def compare(choice: str, teacher: str = "t1", **more: int):
-    return judge(ONE, (A, B), "comparison", {"choice": choice, **more}, teacher)
+def compare(choice: str, teacher: str = "t1", kind: str = "person", **more: int):
+    return judge(ONE, (A, B), "comparison", {"choice": choice, **more}, teacher, teacher_kind=kind)
 
 
 def test_votes_on_one_query_become_a_soft_target():
     votes = [compare("a", "t1"), compare("a", "t2"), compare("tie", "t3"), compare("b", "t4")]
-    data = RewardData.from_judgements(votes, {f"t{i}": "person" for i in range(1, 5)})
+    data = RewardData.from_judgements(votes)
     assert len(data.choices) == 1
     assert data.choices.target.tolist() == [[2.5 / 4, 1.5 / 4]]
     assert data.choices.weight.tolist() == [4]
@@ -29,21 +29,36 @@ def test_votes_on_one_query_become_a_soft_target():
 
 
 def test_streams_are_not_mixed():
-    data = RewardData.from_judgements([compare("a", "t1"), compare("b", "t2")], {"t1": "person", "t2": "oracle"})
+    data = RewardData.from_judgements([compare("a", "t1"), compare("b", "t2", "oracle")])
     assert data.streams == ("person", "oracle")
     assert data.choices.target.tolist() == [[1, 0], [0, 1]]
     assert data.choices.stream.tolist() == [0, 1]
 
 
+def test_a_teacher_of_unknown_kind_is_a_stream_of_its_own():
+    data = RewardData.from_judgements([compare("a", "t1", ""), compare("b", "t2", "")])
+    assert data.streams == ("t1", "t2")
+    assert len(data.choices) == 2
+
+
+def test_a_teacher_may_say_more_than_was_asked():
+    """A rating and a critique beside the answer to a comparison: each is read as what it is."""
+    rating = {"kind": "rating", "slot": "b", "score": 4, "scale": [1, 5]}
+    more = [judge(ONE, (A, B), "comparison", value) for value in (rating, {"kind": "critique", "slot": "a"})]
+    data = RewardData.from_judgements([compare("a"), *more])
+    assert data.used == {"comparison": 1, "rating": 1}
+    assert data.dropped == {"critique: no evidence for a reward model": 1}
+    assert data.candidates[int(data.ratings.index[0])].id == B.id
+
+
 def test_strength_is_a_margin_for_the_chosen_one():
     strong, weak = compare("b", "t1", strength=3), compare("b", "t2")
-    kinds = {"t1": "person", "t2": "person"}
-    assert RewardData.from_judgements([strong], kinds, strength_margin=0.6).choices.margin.tolist() == [
+    assert RewardData.from_judgements([strong], strength_margin=0.6).choices.margin.tolist() == [
         [0, pytest.approx(0.6)]
     ]
-    both = RewardData.from_judgements([strong, weak], kinds, strength_margin=0.6)
+    both = RewardData.from_judgements([strong, weak], strength_margin=0.6)
     assert both.choices.margin.tolist() == [[0, pytest.approx(0.3)]]
-    assert RewardData.from_judgements([strong], kinds).choices.margin.abs().sum() == 0
+    assert RewardData.from_judgements([strong]).choices.margin.abs().sum() == 0
 
 
 def test_both_bad_is_two_negative_labels_and_no_comparison():

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from tropism.errors import DataError
 from tropism.feedback.records import Candidate, Judgement, Provenance, Query, Split, Task
-from tropism.store.schema import candidates, event_texts, events, queries, query_slots, tasks
+from tropism.store.schema import candidates, event_texts, events, queries, query_slots, tasks, teachers
 
 CHUNK = 500
 """Ids looked up at once: well below SQLite's limit on bound values."""
@@ -43,8 +43,19 @@ def load_judgements(connection: Connection, splits: Sequence[Split], kinds: Sequ
         where.append(events.c.kind.in_(kinds))
     about = events.join(queries, queries.c.id == events.c.query_id).join(tasks, tasks.c.id == queries.c.task_id)
     statement = (
-        sa.select(events.c.id, events.c.teacher_id, events.c.query_id, events.c.value, event_texts.c.text)
-        .select_from(about.outerjoin(event_texts, event_texts.c.event_id == events.c.id))
+        sa.select(
+            events.c.id,
+            events.c.teacher_id,
+            teachers.c.kind.label("teacher_kind"),
+            events.c.query_id,
+            events.c.value,
+            event_texts.c.text,
+        )
+        .select_from(
+            about.join(teachers, teachers.c.id == events.c.teacher_id).outerjoin(
+                event_texts, event_texts.c.event_id == events.c.id
+            )
+        )
         .where(*where)
         .order_by(queries.c.round, events.c.query_id, events.c.teacher_id, events.c.digest)
     )
@@ -60,7 +71,7 @@ def load_judgements(connection: Connection, splits: Sequence[Split], kinds: Sequ
         query = known[row.query_id]
         shown = tuple(judged[id] for id in query.candidate_ids)
         task = asked_about[query.task_id]
-        found.append(Judgement(row.id, row.teacher_id, query, task, shown, row.value, row.text))
+        found.append(Judgement(row.id, row.teacher_id, query, task, shown, row.value, row.text, row.teacher_kind))
     return found
 
 

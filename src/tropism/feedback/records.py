@@ -112,3 +112,6 @@ class Judgement:
     candidates: tuple[Candidate, ...]
     value: Mapping[str, Any]
     text: str | None = None
+    teacher_kind: str = ""
+    """``person``, ``oracle``, ``import``, …: votes of one kind on one query are one stream. Empty where nobody knows
+    the kind; the teacher is then a stream of its own."""

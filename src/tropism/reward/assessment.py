@@ -2,7 +2,8 @@
 
 Held-out accuracy with ties as half, log-likelihood, calibration before and after temperature, the length-only baseline
 beside it, by stream and by group, and against gold utilities where they are known. High accuracy is no proof that a
-policy trained on the reward gets better: that is for evaluation to show.
+policy trained on the reward gets better: that is for evaluation to show. Early stopping looks at the same validation
+tasks, so these figures are a little flattering; the drift of the next round, on feedback no fit has seen, is not.
 
 Left out: accuracy out of distribution (monitoring's drift compares fresh feedback with this).
 """
@@ -21,7 +22,8 @@ from tropism.digests import digest
 from tropism.errors import RewardError
 from tropism.reward import calibration
 from tropism.reward.dataset import RewardData
-from tropism.reward.pairs import Floats, Pairs, Share, clustered_share, credits
+from tropism.reward.pairs import Floats, Pairs, clustered_share, credits
+from tropism.reward.share import Share
 
 
 @dataclass(frozen=True)

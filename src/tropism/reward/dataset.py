@@ -51,20 +51,14 @@ class RewardData:
     """Judgements that did not, by reason."""
 
     @classmethod
-    def from_judgements(
-        cls,
-        judgements: Sequence[Judgement],
-        teacher_kinds: Mapping[str, str] | None = None,
-        strength_margin: float = 0.0,
-    ) -> RewardData:
-        """Index ``judgements`` of train and validation tasks.
+    def from_judgements(cls, judgements: Sequence[Judgement], strength_margin: float = 0.0) -> RewardData:
+        """Index ``judgements`` of train and validation tasks; streams are kinds of teacher (``person``, ``oracle``, …).
 
-        ``teacher_kinds`` maps teacher ids to streams (``person``, ``oracle``, …); without it a stream is a teacher.
         ``strength_margin`` is the margin, in logits, of a comparison at full strength (3); 0 ignores strengths.
 
         Raises DataError for a test task, for the same task content in two splits, and for a malformed value.
         """
-        builder = _Builder(teacher_kinds or {}, strength_margin)
+        builder = _Builder(strength_margin)
         for judgement in judgements:
             builder.add(judgement)
         return builder.data()
@@ -100,8 +94,8 @@ class RewardData:
 class _Builder:
     """Collects rows while judgements are read; ``data`` turns them into tensors."""
 
-    def __init__(self, teacher_kinds: Mapping[str, str], strength_margin: float) -> None:
-        self.teacher_kinds, self.strength_margin = teacher_kinds, strength_margin
+    def __init__(self, strength_margin: float) -> None:
+        self.strength_margin = strength_margin
         self.candidates: dict[str, Candidate] = {}
         self.candidate_number: dict[str, int] = {}
         self.candidate_task: list[int] = []
@@ -121,18 +115,19 @@ class _Builder:
     def add(self, judgement: Judgement) -> None:
         """Index one judgement's task and candidates, and turn its value into rows."""
         self._check_split(judgement.task)
-        kind = judgement.query.kind
+        # a teacher may say more than was asked: a rating or a critique beside the answer to a comparison
+        kind = str(judgement.value.get("kind", judgement.query.kind))
         handle = self._handlers().get(kind)
         if handle is None:
             self.dropped[f"{kind}: no evidence for a reward model"] += 1
             return
-        stream = self.teacher_kinds.get(judgement.teacher_id, judgement.teacher_id)
+        stream = judgement.teacher_kind or judgement.teacher_id
         where = {
             "task": self.task_number.setdefault(judgement.task.id, len(self.task_number)),
             "stream": self.streams.setdefault(stream, len(self.streams)),
         }
         self.tasks.setdefault(judgement.task.id, judgement.task)
-        slots = slot_names(kind, len(judgement.candidates))
+        slots = slot_names(judgement.query.kind, len(judgement.candidates))
         index = {s: self._candidate(c, where["task"]) for s, c in zip(slots, judgement.candidates, strict=True)}
         if len(set(index.values())) != len(index):
             raise DataError(f"query {judgement.query.id} shows one candidate twice", "drop the query from the feedback")

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from tropism.reward.dataset import RewardData
+from tropism.reward.share import Share, weighted_share
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -112,30 +113,6 @@ def pair_accuracy(scores: NDArray[np.floating], pairs: Pairs) -> float:
     return float(np.average(credits(np.asarray(scores, dtype=np.float64), pairs), weights=pairs.weight))
 
 
-@dataclass(frozen=True)
-class Share:
-    """A weighted share in [0, 1] with its 95 % interval, and the pairs and tasks behind it."""
-
-    value: float
-    low: float
-    high: float
-    pairs: int
-    tasks: int
-
-
 def clustered_share(credit: Floats, pairs: Pairs) -> Share:
-    """Weighted mean of ``credit`` ``[P]`` with Wilson's interval at the effective sample size of tasks as clusters.
-
-    The variance is that of a ratio of cluster totals (Cochran 1977, chapter 6), so pairs of one task, which share a
-    prompt and often a candidate, do not count as independent; Wilson's form keeps the interval inside [0, 1].
-    """
-    weight, value = float(pairs.weight.sum()), float(np.average(credit, weights=pairs.weight))
-    _, group = np.unique(pairs.task, return_inverse=True)
-    clusters = int(group.max()) + 1
-    residual = np.bincount(group, pairs.weight * (credit - value))
-    variance = clusters / max(clusters - 1, 1) * float((residual**2).sum()) / weight**2
-    n = value * (1 - value) / variance if variance > 0 else float(clusters)
-    z = 1.959963984540054
-    centre = (value + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
-    return Share(value, max(0.0, centre - half), min(1.0, centre + half), len(pairs), clusters)
+    """Weighted mean of ``credit`` ``[P]`` with an interval that counts tasks, not pairs, as independent."""
+    return weighted_share(credit, pairs.weight, pairs.task)

@@ -26,9 +26,9 @@ def drift_of(
 ) -> dict[str, float]:
     """A reward model on feedback it has not seen, and against its held-out accuracy on the day it was fitted.
 
-    ``made``: the values of the stage that fitted it. Returns ``accuracy`` with ``accuracy_low`` and ``_high``, ``pairs``
-    and ``tasks``; and, where ``made`` holds ``assessment.validation.accuracy`` (see ``monitoring.drift``), ``change``
-    with its 95 % interval and ``drifted`` (1 or 0). Empty if the feedback orders nothing.
+    ``made``: the values of the stage that fitted it. Returns ``accuracy`` with ``accuracy_low`` and ``accuracy_high``,
+    ``pairs`` and ``tasks``; and, where ``made`` holds ``assessment.validation.accuracy``, ``change`` with its 95 %
+    interval and ``drifted`` (1 or 0), see ``monitoring.drift``. Empty if the feedback orders nothing.
     """
     now = agreement(domain, reward, fresh, run)
     if now is None:
@@ -85,12 +85,6 @@ def ordered_pairs(judgement: Judgement) -> list[tuple[int, int, float]]:
         tiers = [(index[name], tier) for tier, group in enumerate(value["rank"]) for name in group]
         return [(i, j, 0.5 if a == b else 1.0) for (i, a), (j, b) in combinations(tiers, 2)]
     return []
-
-
-def better_pairs(judgement: Judgement) -> list[tuple[int, int]]:
-    """(better, worse) slot indices that a judgement states; ties state none."""
-    stated = [(i, j, target) for i, j, target in ordered_pairs(judgement) if target != 0.5]
-    return [(i, j) if target == 1.0 else (j, i) for i, j, target in stated]
 
 
 def _at_fit(made: Mapping[str, Any]) -> Share | None:

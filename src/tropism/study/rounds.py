@@ -24,7 +24,7 @@ from tropism.runtime.stage import Made, StageRun
 from tropism.store import lineage
 from tropism.study.collect import Collector
 from tropism.study.config import Config
-from tropism.study.drift import agreement
+from tropism.study.drift import drift_of
 from tropism.study.protocol import Domain
 from tropism.study.stages import Done, Plan, StageRunner
 
@@ -74,7 +74,6 @@ class Loop:
 
     def stages(self) -> Iterator[str]:
         """Do the study's stages one by one; yields each one's name when it is durable."""
-        self.check()
         policy = reference = self.base()
         yield "base"
         reward: Node | None = None
@@ -132,7 +131,7 @@ class Loop:
         def work(run: StageRun) -> Made:
             judgements = self.collector.frozen(event_set)
             fresh = [j for j in judgements if j.query.round == round_]
-            drift = agreement(self.domain, before.path, fresh, run) if before is not None else {}
+            drift = drift_of(self.domain, before.path, before.made.values, fresh, run) if before is not None else {}
             if drift:
                 run.log(0, {f"drift/{name}": float(value) for name, value in drift.items()})
             made = self.domain.fit_reward(policy.path, reference.path, judgements, run)
