@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tropism.digests import digest
 from tropism.engine.batch import TokenBatch
-from tropism.engine.generation import Generation, Sampling, generate
+from tropism.engine.generation import Generation, Sampling, StopReason, generate
 from tropism.feedback.records import Candidate, Provenance, Task
 from tropism.language.policy import LanguagePolicy
 from tropism.language.rewards import PaidRewards
 from tropism.runtime.precision import Precision
 from tropism.runtime.seeding import permutation
+from tropism.runtime.stage import StageRun, sync_path
 
 ENGINE = "tropism-hf-1"
 """Version of the sampling engine, kept with every candidate."""
@@ -84,13 +86,15 @@ class Rollout:
 
 
 def write_rows(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    """Write JSON lines so that the file is whole or absent."""
+    """Write JSON lines so that the file is whole or absent, after a power cut too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
+    sync_path(partial)
     partial.rename(path)
+    sync_path(path.parent)
 
 
 def tasks_of_step(tasks: Sequence[Task], count: int, seed: int, step: int) -> list[Task]:
@@ -108,13 +112,23 @@ def sample_candidates(
     sampling: Sampling,
     seed: int,
     precision: Precision,
+    run: StageRun | None = None,
 ) -> list[list[Candidate]]:
-    """K completions per task as candidates ``[N][K]``, each with what made it."""
+    """K completions per task as candidates ``[N][K]``, each with what made it.
+
+    With ``run`` every finished batch is kept in the stage's scratch folder: a killed stage goes on behind it.
+    """
     prompts = [policy.encode_prompt(str(t.payload["prompt"])) for t in tasks for _ in range(k)]
-    with precision.autocast():
-        out = generate(
-            policy.model, prompts, sampling, seed=seed, sequence_ids=range(len(prompts)), policy_version=policy_id
-        )
+    made_of: list[tuple[list[int], StopReason]] = [([], "length")] * len(prompts)
+    # the batches that ``generate`` makes of all prompts at once: bf16 rounds by the company that a row is in
+    by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    for start in range(0, len(prompts), sampling.max_rows):
+        numbers = by_length[start : start + sampling.max_rows]
+        rows = _kept_batch(policy, policy_id, prompts, numbers, sampling, seed, precision, run)
+        for i, row in zip(numbers, rows, strict=True):
+            made_of[i] = row
+        if run is not None:
+            run.progress.update("sample", start + len(numbers), len(prompts))
     how = {"temperature": sampling.temperature, "max_new_tokens": sampling.max_new_tokens, "precision": precision.name}
     made: list[list[Candidate]] = []
     for n, task in enumerate(tasks):
@@ -124,13 +138,40 @@ def sample_candidates(
                 Candidate(
                     task.id,
                     "text",
-                    {"text": policy.decode(out.completions[i]), "tokens": out.completions[i], "stop": out.stops[i]},
+                    {"text": policy.decode(made_of[i][0]), "tokens": made_of[i][0], "stop": made_of[i][1]},
                     Provenance(policy_id, {**how, "sequence": i}, ENGINE, seed),
                 )
                 for i in row
             ]
         )
     return made
+
+
+def _kept_batch(
+    policy: LanguagePolicy,
+    policy_id: str,
+    prompts: Sequence[list[int]],
+    numbers: list[int],
+    sampling: Sampling,
+    seed: int,
+    precision: Precision,
+    run: StageRun | None,
+) -> list[tuple[list[int], StopReason]]:
+    """(tokens, stop) of the prompts ``numbers``: read where ``run`` has kept them, else sampled and kept."""
+    path: Path | None = None
+    chosen = [prompts[i] for i in numbers]
+    if run is not None:
+        how = [sampling.temperature, sampling.max_new_tokens, sorted(sampling.eos_ids), precision.name]
+        path = run.folder / "sampled" / f"{digest([policy_id, seed, numbers, chosen, how])}.jsonl"
+        if path.is_file():
+            with path.open(encoding="utf-8") as lines:
+                return [(row["tokens"], row["stop"]) for row in map(json.loads, lines)]
+        run.check_stop()
+    with precision.autocast():
+        out = generate(policy.model, chosen, sampling, seed=seed, sequence_ids=numbers, policy_version=policy_id)
+    if path is not None:
+        write_rows(path, ({"tokens": c, "stop": s} for c, s in zip(out.completions, out.stops, strict=True)))
+    return list(zip(out.completions, out.stops, strict=True))
 
 
 def texts_of(candidates: Sequence[Sequence[Candidate]]) -> list[list[str]]:
