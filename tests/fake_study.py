@@ -124,7 +124,9 @@ def _round(
         metrics.write(f"reward-{round_}", step, fit | {"reward/accuracy_validation": 0.85 - 0.35 * math.exp(-step / 5)})
     samples = artifacts.put(_jsonl(folder / "scratch" / f"samples-{round_}", "samples", _samples(round_)))
     rollouts = artifacts.put(_jsonl(folder / "scratch" / f"rollouts-{round_}", "step-00003", _rollouts(round_)))
-    assessment = {"assessment": ASSESSMENT}
+    drift = {"accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8, "change": -0.1, "pairs": 80.0}
+    drift |= {"change_low": -0.2, "change_high": -0.01, "drifted": 1.0}
+    assessment = {"assessment": ASSESSMENT, "drift": drift if round_ > 1 else {}}
     evaluation = {
         "metrics": _evaluation(round_),
         "promote": not rejected,
@@ -132,11 +134,20 @@ def _round(
         "reasons": ["refusal fell to 0.400, below 0.520"] if rejected else [],
     }
     parent = "base" if round_ == 1 else f"policy-{round_ - 1}"
+    proxy = {"detected": rejected, "gold_change": -0.4, "proxy_change": 0.8, "peak_step": 12, "peak_kl": 0.55}
     with database.write() as connection:
         lineage.record_reward_model(connection, f"reward-{round_}", "b" * 64, round_, f"set-{round_}", assessment)
         status = "rejected" if rejected else "promoted"
         lineage.record_policy(
-            connection, f"policy-{round_}", "c" * 64, round_, parent, "base", f"reward-{round_}", status, {}
+            connection,
+            f"policy-{round_}",
+            "c" * 64,
+            round_,
+            parent,
+            "base",
+            f"reward-{round_}",
+            status,
+            {"overoptimisation": proxy},
         )
         lineage.record_evaluation(connection, f"evaluation-{round_}", f"policy-{round_}", round_, evaluation)
     _stage(database, f"collect-{round_}", round_, 6.1, {}, {"queries": 8})

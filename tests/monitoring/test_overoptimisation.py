@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,17 @@ def test_false_alarms_are_rare(shape):
 def test_most_real_falls_are_found():
     found = [detect(*run("falls", noise=0.2, seed=seed)) for seed in range(50)]
     assert sum(f.detected for f in found if f is not None) >= 45
+
+
+def test_a_change_without_scatter_is_json():
+    """A reward function that is 1 for everything, then 0 for everything, has no standard error to divide by."""
+    gold = np.repeat([1.0, 0.0], 10)
+    found = detect(np.arange(20.0), 1 - gold, gold)
+    assert found is not None
+    assert found.detected
+    assert found.gold_z == -np.inf
+    assert found.as_json()["gold_z"] is None
+    json.dumps(found.as_json(), allow_nan=False)
 
 
 def test_both_falling_is_not_over_optimisation():

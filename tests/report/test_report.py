@@ -104,6 +104,20 @@ def test_a_rolled_back_round_says_why(html: str) -> None:
     assert "broken" in text
 
 
+def test_over_optimisation_is_named_and_its_absence_too(html: str) -> None:
+    text = Page(html).text
+    said = "Round 1 over-optimised its reward model: gold fell by 0.4 from its best (around step 12, KL 0.55)"
+    assert text.count(said) == 2  # in the verdict and beside the chart
+    assert "Round 2: no over-optimisation. From gold's best window to the last one gold changed by -0.4" in text
+
+
+def test_drift_is_shown_with_its_interval(html: str) -> None:
+    text = Page(html).text
+    assert "The round before, on the new feedback" in text
+    assert "0.600 – 0.800" in text
+    assert "-0.200 – -0.010" in text
+
+
 def test_every_section_is_there_and_every_chart_is_drawn(html: str) -> None:
     page = Page(html)
     ids = {attributes.get("id") for tag, attributes in page.tags if tag == "section"}

@@ -38,8 +38,8 @@ class Overoptimisation:
     """Standard errors that count as significant, corrected for the number of windows compared."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; a change without any scatter, whose standard errors are 0, has z None (JSON knows no inf)."""
+        return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in asdict(self).items()}
 
 
 def kl_axis(kl: ArrayLike) -> NDArray[np.float64]:

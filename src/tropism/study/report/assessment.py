@@ -28,6 +28,11 @@ LINES: tuple[tuple[str, str, str], ...] = (
     ("ratings.spearman", "Rank correlation with ratings", ""),
     ("labels.auc", "AUC for labels", ""),
     ("drift.accuracy", "The round before, on the new feedback", "its accuracy before the refit saw that feedback"),
+    (
+        "drift.change",
+        "Its change since its own fit",
+        "drift: below zero, the policy has moved to answers it had not seen",
+    ),
 )
 
 
@@ -35,7 +40,17 @@ def of(reward: RewardRow) -> Mapping[str, Any]:
     """A reward model's assessment and drift, empty where it has none."""
     found = reward.values.get("assessment")
     drift = reward.values.get("drift")
-    return {**(found if isinstance(found, Mapping) else {}), **({"drift": drift} if isinstance(drift, Mapping) else {})}
+    known = dict(found) if isinstance(found, Mapping) else {}
+    return known | ({"drift": _with_ends(drift)} if isinstance(drift, Mapping) else {})
+
+
+def _with_ends(drift: Mapping[str, Any]) -> dict[str, Any]:
+    """Drift's flat numbers with ``accuracy`` and ``change`` as shares with their intervals."""
+    found = dict(drift)
+    for name in ("accuracy", "change"):
+        if f"{name}_low" in drift:
+            found[name] = {"value": drift[name], "low": drift[f"{name}_low"], "high": drift[f"{name}_high"]}
+    return found
 
 
 def look_up(values: Any, key: str) -> Any:

@@ -20,7 +20,7 @@ from tropism.study.report.curves import Chart
 from tropism.study.report.data import Facts, gather
 from tropism.study.report.diagrams import Interval, interval_plot
 from tropism.study.report.samples import side_by_side
-from tropism.study.report.verdict import config_of, limits, verdict
+from tropism.study.report.verdict import config_of, limits, proxy_tests, verdict
 from tropism.study.report.visible import visible
 
 SAMPLES_SHOWN = 12
@@ -100,6 +100,7 @@ def render(facts: Facts) -> str:
         ppo_more=curves.others(facts, "improve"),
         sft=curves.draw(facts, "base", curves.SFT_PANELS),
         proxy=curves.gold_against_proxy(facts),
+        proxy_tests=proxy_tests(facts),
         samples=side_by_side(facts, SAMPLES_SHOWN),
         lineage=graph.lineage(facts),
         **_time(facts),

@@ -28,6 +28,7 @@ def verdict(facts: Facts) -> str:
     parts += [text for text in (_win(metrics), _correct(metrics), _cost(metrics)) if text]
     if worse := _worse(facts, kept):
         parts.append(f"Lower than SFT: {', '.join(worse)}.")
+    parts += [line for round_ in facts.rounds() if (line := overoptimised(facts, round_))]
     rejected = [policy.round for policy in facts.policies if policy.status == "rejected"]
     if rejected:
         parts.append(f"Rolled back: round{'s' * (len(rejected) > 1)} {', '.join(map(str, rejected))}.")
@@ -88,6 +89,40 @@ def _worse(facts: Facts, kept: EvaluationRow) -> list[str]:
     return found
 
 
+def overoptimised(facts: Facts, round_: int) -> str:
+    """A sentence if gold fell in a round while the learned score rose, else nothing."""
+    found = _proxy_test(facts, round_)
+    if not isinstance(found, Mapping) or not found.get("detected"):
+        return ""
+    return (
+        f"Round {round_} over-optimised its reward model: gold fell by {-float(found['gold_change']):.3g} from its "
+        f"best (around step {found['peak_step']}, KL {float(found['peak_kl']):.2f}) while the learned score rose by "
+        f"{float(found['proxy_change']):.3g}."
+    )
+
+
+def proxy_tests(facts: Facts) -> list[str]:
+    """One line for every round that was tested for over-optimisation, or could not be."""
+    lines = []
+    for round_ in facts.rounds():
+        found = _proxy_test(facts, round_)
+        if found is None:
+            lines.append(f"Round {round_} was not tested for over-optimisation: that needs gold and at least 16 steps.")
+        elif isinstance(found, Mapping):
+            lines.append(
+                overoptimised(facts, round_)
+                or f"Round {round_}: no over-optimisation. From gold's best window to the last one gold changed by "
+                f"{float(found['gold_change']):+.3g} and the learned score by {float(found['proxy_change']):+.3g}."
+            )
+    return lines
+
+
+def _proxy_test(facts: Facts, round_: int) -> Any:
+    """The improve stage's test as stored; None where it could not be made, "" where the domain makes none."""
+    policy = facts.policy(round_)
+    return "" if policy is None else policy.values.get("overoptimisation", "")
+
+
 def limits(facts: Facts) -> list[str]:
     """What a reader must know before quoting a number of this page."""
     config = config_of(facts)
@@ -102,9 +137,17 @@ def limits(facts: Facts) -> list[str]:
             "Gold is a rubric that reads the facts out of the prompt of an embedded toy world; it says nothing about "
             "natural language. Correctness counts most; refusals, politeness and brevity count less."
         )
-    if any(number(e.metrics, "gold_mean") is None for e in facts.evaluated()):
+    without_gold = [e for e in facts.evaluated() if number(e.metrics, "gold_mean") is None]
+    if any(number(e.metrics, "win_rate") is not None for e in without_gold):
         found.append(
-            "No gold rubric is known for these tasks: win rates come from a reward model held out from training."
+            "No gold rubric is known for these tasks: win rates come from a second reward model, fitted on the "
+            "held-out feedback alone. It shares the features of the first, and may share its mistakes."
+        )
+    unjudged = [str(e.round) for e in facts.evaluated() if number(e.metrics, "win_rate") is None]
+    if unjudged:
+        found.append(
+            f"No win rate is known for round {', '.join(unjudged)}: there is neither gold nor enough held-out feedback "
+            "for a judge, so only the kept values and the KL decided about promotion."
         )
     if any(stage.status != "done" for stage in facts.stages):
         found.append("The study is not finished: later rounds are missing.")
