@@ -51,12 +51,9 @@ unit: $(STAMP) ## pytest
 durability: $(STAMP) ## thirty kills over a small study's run time
 	TROPISM_KILLS=$${TROPISM_KILLS:-30} $(BIN)/pytest -m durability --timeout 3600 -s
 
-bench-quick: $(STAMP) ## every benchmark in its small case
-	for script in benchmarks/*.py; do
-		case $$script in */common.py|*/__init__.py) continue;; esac
-		echo "== $$script --quick"
-		$(BIN)/python $$script --quick
-	done
+bench-quick: $(STAMP) ## every benchmark in its small case (DATA=FOLDER for those on public data)
+	$(BIN)/python benchmarks/tinytalk.py --quick
+	if [ -n "$(DATA)" ]; then $(BIN)/python benchmarks/sentiment.py --quick --data "$(DATA)"; fi
 
 clean: ## remove the demo and every cache (the virtual environment stays)
 	rm -rf $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
