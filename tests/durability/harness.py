@@ -1,16 +1,19 @@
 """Killing a study and finding it whole again. Works for any study: a ``Spec`` says how to make it.
 
 An undisturbed run is timed; then processes are killed at moments drawn uniformly over that time, each followed by the
-same command to its end. What must be equal is in ``Outcome``.
+same command to its end. What must be equal is in ``Outcome``. Left out: power cuts (only the process dies, the system
+keeps what was written).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,7 +53,16 @@ class Outcome:
 
     weights: dict[str, str]
     events: list[str]
+    counts: dict[str, int]
     curves: dict[str, dict[str, list[tuple[int, float]]]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A study that nobody killed: what it came to, and the seconds of its work."""
+
+    outcome: Outcome
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,8 @@ def outcome(folder: Path) -> Outcome:
         assert report.ok, report.problems
         assert report.events == report.sealed == status.feedback["events"]
         assert status.holder is None
-        events = FeedbackLog(study.database).event_digests()
+        log = FeedbackLog(study.database)
+        events, counts = log.event_digests(), log.counts()
         assert len(set(events)) == len(events)
         answered = sum(s.values["answered"] for s in status.stages if s.name.startswith("collect"))
         assert len(events) == answered, "an event was lost or doubled"
@@ -85,7 +98,7 @@ def outcome(folder: Path) -> Outcome:
     left = [p.name for p in (folder / "scratch").iterdir()] + [p.name for p in (folder / "artifacts").glob("tmp/*")]
     left += [p.name for p in folder.parent.glob(f".{folder.name}*")]
     assert not left, f"left over: {left}"
-    return Outcome(weights, events, curves)
+    return Outcome(weights, events, counts, curves)
 
 
 def start(spec: Spec, folder: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -97,10 +110,20 @@ def start(spec: Spec, folder: Path, env: Mapping[str, str] | None = None) -> sub
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
     )
-    assert child.stdout is not None
-    if child.stdout.readline() != "started\n":
+    if next_line(child) != "started\n":
         raise AssertionError(f"the command did not start: {child.communicate()[1]}")
     return child
+
+
+def next_line(child: subprocess.Popen[str]) -> str:
+    """The next line on the command's stdout; empty if it ended, or was ended after ``TIMEOUT_S``."""
+    assert child.stdout is not None
+    guard = threading.Timer(TIMEOUT_S, child.kill)
+    guard.start()
+    try:
+        return child.stdout.readline()
+    finally:
+        guard.cancel()
 
 
 def finish(child: subprocess.Popen[str], code: int = 0) -> str:
@@ -115,49 +138,68 @@ def finish(child: subprocess.Popen[str], code: int = 0) -> str:
 
 
 def run_to_end(spec: Spec, folder: Path) -> float:
-    """Run the command to its end; returns the seconds after its start-up."""
+    """Run the command to its end; returns the seconds of its work."""
     child = start(spec, folder)
     began = time.monotonic()
-    finish(child)
-    return time.monotonic() - began
+    last = next_line(child)
+    seconds = time.monotonic() - began
+    said = finish(child)
+    assert last == "ended\n", said
+    return seconds
+
+
+def undisturbed(spec: Spec, folder: Path) -> Undisturbed:
+    """Run a new study to its end and read it."""
+    seconds = run_to_end(spec, folder)
+    return Undisturbed(outcome(folder), seconds)
 
 
 def phase(folder: Path) -> str:
-    """What a killed study was doing, as its last mark says."""
+    """What a killed study was doing, as its last mark says, and what it has left half done."""
     if not folder.exists():
-        return "creation"
+        names = [p.name for made in folder.parent.glob(f".{folder.name}.new-*") for p in made.iterdir()]
+        return f"creation{': ' if names else ''}{', '.join(sorted(names))}"
     mark = folder / "scratch" / "status.json"
     if not mark.exists():
-        return "start or end"
+        return "end" if (folder / "resolved.json").exists() else "start"
     state = json.loads(mark.read_text())
-    return f"{state['stage']}: {state['activity']} {state['done']}/{state['total']}"
+    doing = f"{state['stage']}: {state['activity']} {state['done']}/{state['total']}"
+    half = [*(folder / "scratch").rglob("*partial*"), *(folder / "artifacts").glob("tmp/*")]
+    names = sorted({f"artifacts/{p.name[:8]}" if p.parent.name == "tmp" else p.name for p in half})
+    return f"{doing}{', half done: ' if names else ''}{' '.join(names)}"
 
 
-def kill_once(spec: Spec, folder: Path, at_s: float) -> Kill | None:
-    """Kill the command ``at_s`` seconds into its work, then run it to its end; None if it had ended before."""
+def kill_once(spec: Spec, folder: Path, at_s: float) -> str | None:
+    """Kill the command ``at_s`` seconds into its work; returns the phase, None if it had ended before."""
     child = start(spec, folder)
     time.sleep(at_s)
     child.send_signal(signal.SIGKILL)
-    child.communicate(timeout=TIMEOUT_S)
-    if child.returncode != -signal.SIGKILL:
-        return None
-    seen = Kill(at_s, phase(folder))
-    run_to_end(spec, folder)
-    return seen
+    said, _ = child.communicate(timeout=TIMEOUT_S)
+    return phase(folder) if child.returncode == -signal.SIGKILL and "ended" not in said else None
 
 
-def kill_many(spec: Spec, place: Path, kills: int, seed: int) -> list[Kill]:
-    """``kills`` studies in ``place``, each killed once; asserts that each comes to the undisturbed one's outcome."""
-    seconds = run_to_end(spec, place / "undisturbed")
-    expected = outcome(place / "undisturbed")
+def kill_many(spec: Spec, place: Path, kills: int, seed: int, expected: Undisturbed) -> list[Kill]:
+    """``kills`` studies in ``place``, each killed once at a moment drawn uniformly over the undisturbed one's work.
+
+    Asserts that each, run to its end, comes to the undisturbed one's outcome.
+    """
     done: list[Kill] = []
     for attempt in range(3 * kills):
         folder = place / f"killed-{attempt}"
-        at_s = float(uniform(seed, np.array(attempt), 0)) * seconds
-        kill = kill_once(spec, folder, at_s)
-        assert outcome(folder) == expected, kill
-        if kill is not None:
-            done.append(kill)
+        at_s = float(uniform(seed, np.array(attempt), 0)) * expected.seconds
+        seen = kill_once(spec, folder, at_s)
+        run_to_end(spec, folder)
+        assert outcome(folder) == expected.outcome, f"killed at {at_s:.3f} s in {seen}"
+        shutil.rmtree(folder)
+        if seen is not None:
+            done.append(Kill(at_s, seen))
+            print(f"killed {len(done)} of {kills} at {at_s:.3f} of {expected.seconds:.3f} s in {seen}", flush=True)
         if len(done) == kills:
             return done
     raise AssertionError(f"only {len(done)} of {kills} kills came before the end: {done}")
+
+
+def kill_at(spec: Spec, folder: Path, point: str) -> str:
+    """Run the command until it kills itself at ``point`` (see ``child.py``); returns the phase."""
+    finish(start(spec, folder, {"TROPISM_DIE_AT": point}), -signal.SIGKILL)
+    return phase(folder)

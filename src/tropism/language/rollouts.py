@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tropism.digests import digest
 from tropism.engine.batch import TokenBatch
-from tropism.engine.generation import Generation, Sampling, StopReason, generate
+from tropism.engine.generation import Generation, Sampling, StopReason, check_prompts, generate
 from tropism.feedback.records import Candidate, Provenance, Task
 from tropism.language.policy import LanguagePolicy
 from tropism.language.rewards import PaidRewards
@@ -24,6 +24,9 @@ from tropism.runtime.stage import StageRun, sync_path
 
 ENGINE = "tropism-hf-1"
 """Version of the sampling engine, kept with every candidate."""
+
+Sampled = tuple[list[int], StopReason]
+"""A completion's tokens, and how it ended."""
 
 
 @dataclass
@@ -119,59 +122,52 @@ def sample_candidates(
     With ``run`` every finished batch is kept in the stage's scratch folder: a killed stage goes on behind it.
     """
     prompts = [policy.encode_prompt(str(t.payload["prompt"])) for t in tasks for _ in range(k)]
-    made_of: list[tuple[list[int], StopReason]] = [([], "length")] * len(prompts)
+    check_prompts(policy.model, prompts, sampling)  # all of them, before the first batch
+    sampled: dict[int, Sampled] = {}
     # the batches that ``generate`` makes of all prompts at once: bf16 rounds by the company that a row is in
     by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     for start in range(0, len(prompts), sampling.max_rows):
-        numbers = by_length[start : start + sampling.max_rows]
-        rows = _kept_batch(policy, policy_id, prompts, numbers, sampling, seed, precision, run)
-        for i, row in zip(numbers, rows, strict=True):
-            made_of[i] = row
+        batch = {i: prompts[i] for i in by_length[start : start + sampling.max_rows]}
+        sampled |= _sampled_batch(policy, policy_id, batch, sampling, seed, precision, run)
         if run is not None:
-            run.progress.update("sample", start + len(numbers), len(prompts))
+            run.progress.update("sample", len(sampled), len(prompts))
     how = {"temperature": sampling.temperature, "max_new_tokens": sampling.max_new_tokens, "precision": precision.name}
-    made: list[list[Candidate]] = []
-    for n, task in enumerate(tasks):
-        row = range(n * k, (n + 1) * k)
-        made.append(
-            [
-                Candidate(
-                    task.id,
-                    "text",
-                    {"text": policy.decode(made_of[i][0]), "tokens": made_of[i][0], "stop": made_of[i][1]},
-                    Provenance(policy_id, {**how, "sequence": i}, ENGINE, seed),
-                )
-                for i in row
-            ]
-        )
-    return made
+
+    def candidate(task: Task, number: int) -> Candidate:
+        tokens, stop = sampled[number]
+        content = {"text": policy.decode(tokens), "tokens": tokens, "stop": stop}
+        return Candidate(task.id, "text", content, Provenance(policy_id, {**how, "sequence": number}, ENGINE, seed))
+
+    return [[candidate(task, n * k + i) for i in range(k)] for n, task in enumerate(tasks)]
 
 
-def _kept_batch(
+def _sampled_batch(
     policy: LanguagePolicy,
     policy_id: str,
-    prompts: Sequence[list[int]],
-    numbers: list[int],
+    prompts: Mapping[int, list[int]],
     sampling: Sampling,
     seed: int,
     precision: Precision,
     run: StageRun | None,
-) -> list[tuple[list[int], StopReason]]:
-    """(tokens, stop) of the prompts ``numbers``: read where ``run`` has kept them, else sampled and kept."""
-    path: Path | None = None
-    chosen = [prompts[i] for i in numbers]
+) -> dict[int, Sampled]:
+    """Completions of one batch of prompts by their numbers: read where ``run`` has kept them, else sampled and kept."""
+    numbers, path = list(prompts), None
     if run is not None:
         how = [sampling.temperature, sampling.max_new_tokens, sorted(sampling.eos_ids), precision.name]
-        path = run.folder / "sampled" / f"{digest([policy_id, seed, numbers, chosen, how])}.jsonl"
+        path = run.folder / "sampled" / f"{digest([policy_id, seed, list(prompts.items()), how])}.jsonl"
         if path.is_file():
             with path.open(encoding="utf-8") as lines:
-                return [(row["tokens"], row["stop"]) for row in map(json.loads, lines)]
+                rows = [json.loads(line) for line in lines]
+            return {i: (row["tokens"], row["stop"]) for i, row in zip(numbers, rows, strict=True)}
         run.check_stop()
     with precision.autocast():
-        out = generate(policy.model, chosen, sampling, seed=seed, sequence_ids=numbers, policy_version=policy_id)
+        out = generate(
+            policy.model, list(prompts.values()), sampling, seed=seed, sequence_ids=numbers, policy_version=policy_id
+        )
+    made: dict[int, Sampled] = dict(zip(numbers, zip(out.completions, out.stops, strict=True), strict=True))
     if path is not None:
-        write_rows(path, ({"tokens": c, "stop": s} for c, s in zip(out.completions, out.stops, strict=True)))
-    return list(zip(out.completions, out.stops, strict=True))
+        write_rows(path, ({"tokens": tokens, "stop": stop} for tokens, stop in made.values()))
+    return made
 
 
 def texts_of(candidates: Sequence[Sequence[Candidate]]) -> list[list[str]]:
