@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 
 from tropism.digests import digest_file, digest_folder
 from tropism.engine.generation import Sampling
-from tropism.errors import ConfigError
+from tropism.engine.models import context_length
+from tropism.errors import ConfigError, DataError
 from tropism.feedback.records import Candidate, Judgement, Split, Task
 from tropism.language.config import LanguageConfig
-from tropism.language.evaluate import Evaluator
+from tropism.language.evaluate import Evaluator, check_kept
 from tropism.language.fit_reward import fit_learned_reward
 from tropism.language.policy import ActorCritic, LanguagePolicy, copy_of
 from tropism.language.ppo import PpoTrainer
 from tropism.language.reward_network import LearnedReward
-from tropism.language.rewards import FunctionReward, RewardSource, RewardSum, load_function
+from tropism.language.rewards import FunctionReward, RewardSource, RewardSum, function_digest, load_function
 from tropism.language.rollouts import sample_candidates
 from tropism.language.sft import fine_tune
 from tropism.language.worlds import load_world
@@ -71,6 +72,8 @@ class LanguageDomain:
                 "reward.learned = false, and reward.functions is empty: there is no reward",
                 'name one: reward.functions = { "file.py:function" = 1.0 }',
             )
+        if config.evaluation.keep:
+            check_kept(self.world, config.evaluation.keep, self.world.tasks("test", 64, FROZEN))
 
     @property
     def learns_reward(self) -> bool:
@@ -88,6 +91,16 @@ class LanguageDomain:
         places["model.path"] = model.path
         found = {name: Path(place) for name, place in places.items() if place is not None and Path(place).exists()}
         return {name: digest_folder(p) if p.is_dir() else digest_file(p) for name, p in found.items()}
+
+    def code_digests(self, kind: str) -> dict[str, str]:
+        """Digests of the user's Python files whose functions a kind of stage calls."""
+        rewards, gold = self.config.reward.functions, self.config.world.gold
+        found: dict[str, str] = {}
+        if kind in ("improve", "evaluate"):
+            found = {f"reward.functions {Path(f).name}": function_digest(f) for f in rewards}
+        if gold is not None and kind in ("collect", "reward", "improve", "evaluate"):
+            found["world.gold"] = function_digest(gold)
+        return found
 
     def recorded_feedback(self, kind: str, split: Split, count: int, seed: int) -> Sequence[Any]:
         """Judgements that came with the world's data (``study.protocol.Recorded``); ConfigError where it has none."""
@@ -113,6 +126,7 @@ class LanguageDomain:
                 values[phase.name] = fine_tune(
                     policy.model, policy.tokenizer, phase.examples, phase.settings, run, phase.name
                 )
+        self._check_lengths(policy)
         examples = self.world.demonstrations(self.config.sft.demonstrations, derive(run.seed, "demonstrations"))
         if examples:
             values["sft"] = fine_tune(policy.model, policy.tokenizer, examples, self.config.sft, run, "sft")
@@ -174,7 +188,11 @@ class LanguageDomain:
         start, leash = LanguagePolicy.load(policy), LanguagePolicy.load(reference)
         start.model.requires_grad_(True)
         actor = ActorCritic(start.model, settings.value_trunk)  # a fresh critic: the old one valued another reward
-        demonstrations = self.world.demonstrations(self.config.sft.demonstrations, derive(run.seed, "ptx"))
+        demonstrations = (
+            self.world.demonstrations(self.config.sft.demonstrations, derive(run.seed, "ptx"))
+            if settings.ptx_coef
+            else []
+        )
         has_gold = self.world.gold(self.tasks("train", 1, run.seed)[0], "") is not None
         trainer = PpoTrainer(
             policy=start,
@@ -186,9 +204,7 @@ class LanguageDomain:
             sampling=self.sampling(start),
             precision=self.precision,
             run=run,
-            demonstrations=[(start.encode_prompt(p), start.encode_completion(c)) for p, c in demonstrations]
-            if settings.ptx_coef
-            else (),
+            demonstrations=[(start.encode_prompt(p), start.encode_completion(c)) for p, c in demonstrations],
             probe=self._gold_of_texts if has_gold else None,
         )
         last = trainer.train()
@@ -217,7 +233,9 @@ class LanguageDomain:
         policies = {"policy": LanguagePolicy.load(policy), "reference": LanguagePolicy.load(reference)}
         if previous is not None:
             policies["previous"] = LanguagePolicy.load(previous)
-        judges = {} if reward is None else {"proxy": LearnedReward.load(reward)}
+        judges: dict[str, RewardSource] = {f"reward_{f.name}": f for f in self.functions}
+        if reward is not None:
+            judges["proxy"] = LearnedReward.load(reward)
         if reward is not None and (reward / "judge").is_dir():
             judges["judge"] = LearnedReward.load(reward / "judge")
         evaluator = Evaluator(self.world, settings, self.sampling(policies["policy"]), self.precision, run)
@@ -231,6 +249,17 @@ class LanguageDomain:
         """How this study samples from a policy."""
         s = self.config.sampling
         return Sampling(s.max_new_tokens, policy.eos, s.temperature)
+
+    def _check_lengths(self, policy: LanguagePolicy) -> None:
+        """DataError for the first prompt of a user's file that leaves no room to answer, before anything is trained."""
+        room = context_length(policy.model) - self.config.sampling.max_new_tokens
+        for prompt in sorted(getattr(self.world, "prompts", ())):
+            if (tokens := len(policy.encode_prompt(prompt))) > room:
+                raise DataError(
+                    f"prompt {prompt!r:.60} has {tokens} tokens; with sampling.max_new_tokens = "
+                    f"{self.config.sampling.max_new_tokens} it leaves the context of {context_length(policy.model)}",
+                    "shorten the prompt, lower sampling.max_new_tokens, or take a model with a longer context",
+                )
 
     def _gold_of(self, pairs: Sequence[tuple[Task, Candidate]]) -> list[float] | None:
         found = [self.world.gold(t, str(c.content["text"])) for t, c in pairs]

@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from tropism.engine.batch import TokenBatch
 from tropism.engine.generation import Generation, Sampling, generate
 from tropism.engine.scoring import completion_scores, hidden_states
+from tropism.errors import ConfigError
 from tropism.evaluation.bradley_terry import fit_bradley_terry
 from tropism.evaluation.diversity import distinct_n
-from tropism.evaluation.intervals import Interval, bootstrap_mean
+from tropism.evaluation.intervals import Interval, bootstrap_mean, bootstrap_paired
 from tropism.evaluation.winrate import length_controlled_win_rate, outcomes, win_rate
 from tropism.feedback.records import Task
 from tropism.language.config import EvaluationSection
 from tropism.language.policy import LanguagePolicy
-from tropism.language.reward_network import LearnedReward
+from tropism.language.rewards import RewardSource
 from tropism.language.rollouts import write_rows
 from tropism.language.worlds.base import World
 from tropism.runtime.precision import Precision
@@ -65,10 +66,10 @@ class Evaluator:
     run: StageRun
 
     def compare(
-        self, policies: Mapping[str, LanguagePolicy], tasks: Sequence[Task], judges: Mapping[str, LearnedReward]
+        self, policies: Mapping[str, LanguagePolicy], tasks: Sequence[Task], judges: Mapping[str, RewardSource]
     ) -> Made:
         """``policies`` holds ``policy`` and ``reference``, perhaps ``previous``; ``judges`` perhaps ``proxy``,
-        ``judge``."""
+        ``judge`` and the Python rewards (``reward_NAME``)."""
         sampled: dict[str, Sampled] = {}
         for done, (name, policy) in enumerate(policies.items()):
             self.run.check_stop()
@@ -86,7 +87,7 @@ class Evaluator:
         values = {"metrics": metrics, "kept": kept, "promote": promote, "reasons": reasons, "ratings": ratings}
         return Made({"samples": self.run.folder / "samples"}, values)
 
-    def sample(self, policy: LanguagePolicy, tasks: Sequence[Task], judges: Mapping[str, LearnedReward]) -> Sampled:
+    def sample(self, policy: LanguagePolicy, tasks: Sequence[Task], judges: Mapping[str, RewardSource]) -> Sampled:
         """One answer per task, measured."""
         prompts = [policy.encode_prompt(str(t.payload["prompt"])) for t in tasks]
         with self.precision.autocast():
@@ -122,7 +123,7 @@ class Evaluator:
                 found |= _interval(f"{name}_{kind}", raw) | _interval(f"{name}_length_controlled_{kind}", controlled)
                 if kind == "gold" or f"{name}" not in found:
                     found |= _interval(name, raw) | _interval(f"{name}_length_controlled", controlled)
-        return found
+        return found | _interval("length_change", bootstrap_paired(own.lengths, reference.lengths))
 
     def divergence(self, policy: LanguagePolicy, reference: LanguagePolicy, generation: Generation) -> dict[str, float]:
         """Sequence KL(π‖π_ref) in nats on the policy's own samples: mean of k1, with interval, and of k3."""
@@ -149,12 +150,12 @@ class Evaluator:
     def decision(self, metrics: Mapping[str, float], kept: Mapping[str, Mapping[str, Any]]) -> tuple[bool, list[str]]:
         """Whether to promote, and why not."""
         reasons = [f"{n} fell to {k['value']:.3f}, below {k['floor']:.3f}" for n, k in kept.items() if not k["holds"]]
+        reasons += [f"{name} applies to none of these prompts" for name in self.settings.keep if name not in kept]
         floor = 0.5 - self.settings.tolerance
+        # against both: small losses to the round before would add up to a large one to the reference
         for name in ("win_rate_previous", "win_rate"):
-            if name in metrics:
-                if metrics[name] < floor:
-                    reasons.append(f"{name} is {metrics[name]:.3f}, below {floor:.3f}")
-                break
+            if name in metrics and metrics[name] < floor:
+                reasons.append(f"{name} is {metrics[name]:.3f}, below {floor:.3f}")
         limit = self.settings.kl_limit
         if limit is not None and metrics["kl_sequence"] > limit:
             reasons.append(f"sequence KL is {metrics['kl_sequence']:.2f} nats, above {limit:g}")
@@ -201,6 +202,18 @@ class Evaluator:
                 }
             )
         return rows
+
+
+def check_kept(world: World, names: Sequence[str], tasks: Sequence[Task]) -> None:
+    """ConfigError for an ``evaluation.keep`` that nothing measures: it would guard nothing."""
+    measured = {name for task in tasks for name in world.aspects(task, "")}
+    measured |= {"distinct_1", "distinct_2"} | ({"gold_mean"} if world.gold(tasks[0], "") is not None else set())
+    for name in names:
+        if name not in measured:
+            raise ConfigError(
+                f'evaluation.keep names "{name}", which nothing measures in world {world.name}',
+                f"name some of {', '.join(sorted(measured))}",
+            )
 
 
 def _about(s: Sampled) -> dict[str, float]:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tropism.digests import digest_file
 from tropism.engine.generation import Generation
 from tropism.errors import ConfigError, RewardError
 from tropism.feedback.records import Task
@@ -53,7 +54,7 @@ def load_function(reference: str) -> TextReward:
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a user's file may call exit() where it is no script
             problem = f"reward file {path} cannot be run: {type(error).__name__}: {error}"
             raise ConfigError(problem, "mend the file: python FILE must run without an error") from error
     else:
@@ -68,6 +69,15 @@ def load_function(reference: str) -> TextReward:
         public = [n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_")]
         raise ConfigError(f"'{place}' has no function '{name}'", f"it has: {', '.join(public) or 'none'}")
     return function
+
+
+def function_digest(reference: str) -> str:
+    """Digest of the source file behind a function that :func:`load_function` takes; ConfigError if it has none."""
+    place = reference.rpartition(":")[0]
+    file = place if place.endswith(".py") else getattr(importlib.import_module(place), "__file__", None)
+    if file is None:
+        raise ConfigError(f"module '{place}' of reward {reference} has no file", "put the function into a .py file")
+    return digest_file(Path(file))
 
 
 @dataclass
@@ -86,7 +96,7 @@ class FunctionReward:
         prompts = [str(t.payload["prompt"]) for t in tasks]
         try:
             raw = self.function(prompts, texts, [t.payload for t in tasks])
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # exit() in it must not end the run as if it were done
             problem = f"reward function {self.reference} raised {type(error).__name__}: {error}"
             raise RewardError(problem, "mend the function; the run goes on from its last checkpoint") from error
         return checked_scores(raw, len(texts), self.reference, prompts, texts)

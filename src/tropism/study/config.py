@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping
@@ -184,8 +185,18 @@ def _beginning(own: Mapping[str, Any]) -> tuple[str | None, dict[str, Any], Stud
     if recipe is not None and not isinstance(recipe, str):
         raise ConfigError(f"recipe = {recipe!r} is not a name", 'write recipe = "NAME"; `tropism recipes` lists them')
     merged = merge(recipe_values(recipe), given) if recipe else given
+    _refuse_infinite(merged)
     study = _section(StudySection, "study", merged.get("study", {}))
     return recipe, merged, study, load_domain_class(study.domain)
+
+
+def _refuse_infinite(values: Mapping[str, Any], path: str = "") -> None:
+    """TOML can say inf and nan, and an infinite rate passes any lower bound."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            _refuse_infinite(value, f"{path}{key}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{path}{key} = {value} is not a finite number", "leave it out to switch a limit off")
 
 
 def _path_kinds(domain_class: type[Any]) -> dict[str, PathKind]:

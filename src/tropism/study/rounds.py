@@ -206,6 +206,9 @@ class Loop:
 
     def _plan(self, kind: str, round_: int, inputs: Mapping[str, Any]) -> Plan:
         seed = derive(self.config.study.seed, kind, round_)
+        code = getattr(self.domain, "code_digests", None)
+        if code is not None and (called := dict(code(kind))):
+            inputs = {**inputs, "code": called}
         return Plan(kind, round_, inputs, stage_settings(self.config, kind), seed)
 
 

@@ -63,9 +63,11 @@ class Study:
             layers.insert(0, ({"recipe": recipe}, Path()))
         own = configuration.gather(*layers)
         config = configuration.resolve(own, folder)
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            what = "has a study already" if (folder / "study.toml").exists() else "is not an empty folder"
-            raise StoreError(f"{folder} {what}", "choose another folder; `tropism run` goes on with an existing study")
+        with _disk_errors(folder):
+            if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+                what = "has a study already" if (folder / "study.toml").exists() else "is not an empty folder"
+                fix = "choose another folder; `tropism run` goes on with an existing study"
+                raise StoreError(f"{folder} {what}", fix)
         partial = folder.absolute().parent / f".{folder.name}.new-{os.getpid()}"
         with _disk_errors(folder):
             try:
@@ -129,6 +131,7 @@ class Study:
             self.artifacts.sweep(set(self.artifacts.all()))  # copies that a killed process left unfinished
             domain = self.config.domain_class(self.config.domain)
             loop = Loop(self.config, domain, runner)
+            loop.check()
             write_resolved(self.folder / "resolved.json", self.config, tuning, loop.data)
             try:
                 for stage in loop.stages():
@@ -221,4 +224,6 @@ def _disk_errors(folder: Path) -> Iterator[None]:
             raise StoreError(
                 f"{error.filename or folder} cannot be written ({error.strerror})", "give write permission"
             ) from error
+        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise StoreError(f"{folder} cannot be a folder ({error.strerror})", "choose another place") from error
         raise

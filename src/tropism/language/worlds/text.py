@@ -59,7 +59,7 @@ class TextWorld:
         self._rows: dict[Split, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
         for row in _checked(prompts, ("prompt",), unique=True):
             self._rows[self.split_of(row["prompt"])].append(row)
-        self._prompts = {row["prompt"] for rows in self._rows.values() for row in rows}
+        self.prompts = frozenset(row["prompt"] for rows in self._rows.values() for row in rows)
         self._demonstrations: list[tuple[str, str]] = []
         self.held_out_demonstrations = 0
         held_out = {r["prompt"] for split in ("validation", "test") for r in self._rows[split]}
@@ -100,7 +100,7 @@ class TextWorld:
 
     def known_split(self, prompt: str) -> Split | None:
         """The split of a prompt that is in the file; None for others."""
-        return self.split_of(prompt) if prompt in self._prompts else None
+        return self.split_of(prompt) if prompt in self.prompts else None
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
         """Up to ``count`` tasks of a split in an order drawn from ``seed``; DataError if the split is empty."""
@@ -143,7 +143,7 @@ class TextWorld:
         prompts = [str(task.payload["prompt"])]
         try:
             raw: Sequence[float] = self._gold(prompts, [text], [task.payload])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             problem = f"gold function {self._gold_name} raised {type(error).__name__}: {error}"
             raise RewardError(problem, "mend the function, then run the same command again") from error
         return float(checked_scores(raw, 1, self._gold_name, prompts, [text])[0])

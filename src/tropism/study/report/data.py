@@ -130,6 +130,8 @@ class Facts:
 
 def gather(folder: Path) -> Facts:
     """Read a study's folder. StoreError if it is no study."""
+    if not (folder / "study.toml").is_file() and not (folder / "study.db").is_file():
+        raise StoreError(f"{folder} is no study (it has no study.toml)", f"tropism new {folder} --recipe NAME")
     database = Database.open(folder / "study.db")
     try:
         with database.read() as connection:
