@@ -52,6 +52,16 @@ def test_unpaid_it_learns_nothing(tmp_path: Path) -> None:
     assert max(seen) < 2.5
 
 
+def test_bf16_ratios_start_at_one_in_micro_batches_too(tmp_path: Path) -> None:
+    """bf16 rounds by the shape of its batch: old log-probabilities are scored in the micro-batches that train."""
+    sizes = {"batch_size": 16, "mini_batch_size": 16, "micro_batch_size": 3, "epochs": 1, "critic_warmup_steps": 0}
+    trainer = trainer_of(tmp_path, precision=BF16, **(LEARN | sizes | {"steps": 1}))
+    trainer.train()
+    first = metrics(trainer)[0]
+    assert first["ppo/ratio_mean"] == pytest.approx(1.0, abs=1e-7)
+    assert first["check/ratio_max"] == 0.0
+
+
 def test_bf16_learns_too_and_is_what_runs(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, precision=BF16, **(LEARN | {"steps": 9}))
     trainer.train()

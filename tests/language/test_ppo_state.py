@@ -61,6 +61,11 @@ def test_interrupted_and_resumed_equals_undisturbed_bit_for_bit(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
+def test_what_a_round_hands_over_is_equal_for_equal_runs(tmp_path: Path) -> None:
+    first, second = (trainer_of(tmp_path / name, **RUN).train() for name in "ab")
+    assert first == second  # no seconds, no memory: these values go into the lineage
+
+
 def test_stopped_exactly_at_a_checkpoint_trains_the_remaining_steps(tmp_path: Path) -> None:
     whole = trainer_of(tmp_path / "whole", **RUN)
     whole.train()

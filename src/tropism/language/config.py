@@ -133,7 +133,8 @@ class PpoSection(Section):
     kl_ref_coef: float = Field(0.1, ge=0)
     """Weight of the KL to the reference."""
     kl_ref_in: Literal["reward", "loss"] = "reward"
-    """``reward``: −coef·k1 per token; ``loss``: a differentiable KL(π_θ‖π_ref)."""
+    """``reward``: −coef·k1 per token, so that returns hold the KL still to come; ``loss``: a differentiable
+    KL(π_θ‖π_ref) of each token's distribution."""
     kl_target: float | None = Field(None, gt=0)
     """Sequence KL (nats) that an adaptive coefficient aims at (Ziegler et al. 2019); null: fixed."""
     kl_rate: float = Field(0.1, gt=0, lt=5)

@@ -72,9 +72,7 @@ def fit_learned_reward(
         (folder / "assessment.json").write_text(json.dumps(assessment, indent=1, sort_keys=True))
         if settings.judge and len(data.fold(False)) >= MIN_JUDGE_ROWS:
             swapped = _swap_splits(data)
-            own = StageRun(
-                f"{run.name}:judge", run.folder / "judge", derive(run.seed, "judge"), run.metrics, run.progress
-            )
+            own = replace(run, name=f"{run.name}:judge", folder=run.folder / "judge", seed=derive(run.seed, "judge"))
             judge, _, _ = _fit_one(trunk, swapped, encoded, settings, precision, own, own.seed, scale_set)
             judge.save(folder / "judge", {"fitted on": "validation split"})
     values = {"assessment": assessment, "fit": asdict(result), "rows_cut": encoded.cut, "data": data.summary()}

@@ -24,7 +24,7 @@ from tropism.language.policy import ActorCritic, LanguagePolicy
 from tropism.language.ppo_state import PpoState
 from tropism.language.rewards import RewardSum
 from tropism.language.rollouts import Rollout, tasks_of_step, write_rows
-from tropism.monitoring.phases import PhaseClock
+from tropism.monitoring.phases import PhaseClock, peak_rss_mib
 from tropism.objectives import kl
 from tropism.objectives.advantages import deviation, gae, terminal_rewards, whiten
 from tropism.objectives.policy import clipped_surrogate, entropy_bonus, sft_loss, value_loss
@@ -96,7 +96,8 @@ class PpoTrainer:
         metrics |= {f"ppo/{name}_mean": sum(x) / len(x) for name, x in extra.items()}
         write_rows(self.run.folder / "rollouts" / f"step-{step:05d}.jsonl", rollout.rows(extra))
         self.state.advance(metrics, self.settings.kl_limit)  # 7. on to the next step
-        self.run.log(step, metrics | clock.metrics())
+        # seconds and memory are no part of the state: they differ between equal runs
+        self.run.log(step, metrics | clock.metrics() | {"memory/peak_rss_mib": peak_rss_mib()})
         note = f"score {metrics['ppo/score_mean']:+.2f}  KL {metrics['kl/ref_k1']:.2f}"
         self.run.progress.update("PPO", step + 1, settings.steps, note)
 
@@ -114,12 +115,12 @@ class PpoTrainer:
 
     @torch.no_grad()
     def score(self, rollout: Rollout) -> None:
-        """Fill in old_logprobs, entropy, values and ref_logprobs, in chunks of a mini-batch."""
+        """Fill in old_logprobs, entropy, values and ref_logprobs."""
         batch, temperature = rollout.batch, self.sampling.temperature
         # bf16 rounds by the shape of its batch, so rows are scored in the company they first train in; fp32 needs no
         # such care, and other company shows a model that mixes its rows
         order = self.order(len(batch), 0) if self.precision.name == "bf16" else torch.arange(len(batch))
-        for rows in self.chunks(order, self.settings.mini_batch_size):
+        for rows in self.forwards(order):
             part = batch.select(rows)
             with self.precision.autocast():
                 own = self.actor.evaluate(part, temperature=temperature)
@@ -159,7 +160,7 @@ class PpoTrainer:
         count = int(rollout.batch.completion_lengths[rows].sum())
         terms: dict[str, float] = {}
         self.state.zero_grad()
-        for part in self.chunks(rows, self.settings.micro_batch_size or len(rows)):
+        for part in self.forwards(rows):
             losses, logged = self.losses(rollout, targets, part, max(1, count))
             torch.stack(losses).sum().backward()
             for name, value in logged.items():
@@ -219,6 +220,11 @@ class PpoTrainer:
     def order(self, count: int, epoch: int) -> Tensor:
         """The order of ``count`` rows in an epoch of the present step, int64 ``[count]``."""
         return torch.from_numpy(permutation(count, derive(self.run.seed, "minibatch", self.state.step), epoch))
+
+    def forwards(self, rows: Tensor) -> Iterator[Tensor]:
+        """Rows in the groups that go through the network together when they train: mini-batches in micro-batches."""
+        for mini_batch in self.chunks(rows, self.settings.mini_batch_size):
+            yield from self.chunks(mini_batch, self.settings.micro_batch_size or len(mini_batch))
 
     @staticmethod
     def chunks(rows: Tensor, size: int) -> Iterator[Tensor]:

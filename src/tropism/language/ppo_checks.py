@@ -20,7 +20,6 @@ from tropism.errors import ConfigError, ContractError
 from tropism.language.config import PpoSection
 from tropism.language.policy import ActorCritic, same_weights
 from tropism.language.rollouts import Rollout
-from tropism.monitoring.phases import peak_rss_mib
 from tropism.objectives.advantages import deviation
 from tropism.runtime.precision import Precision
 
@@ -120,7 +119,6 @@ def rollout_metrics(
         "check/mismatch_mean": mismatch,
         "check/mismatch_max": float(gap.max()) if len(gap) else 0.0,
         "check/precision_bits": float(precision.check()),
-        "memory/peak_rss_mib": peak_rss_mib(),
         **{f"reward/{name}_mean": float(values.mean()) for name, values in paid.components.items()},
     }
 
@@ -147,10 +145,13 @@ def _within(precision: Precision, worst: float, mean: float, limit: float) -> bo
 
 @torch.no_grad()
 def _log_ratio(trainer: PpoTrainer, rollout: Rollout, rows: Tensor) -> tuple[float, float]:
-    batch = rollout.batch.select(rows)
-    with trainer.precision.autocast():
-        now = trainer.actor.evaluate(batch, temperature=trainer.sampling.temperature)
-    gap = (now.logprobs - crop(rollout.old_logprobs[rows], batch)).abs()[batch.mask]
+    gaps = []
+    for part in trainer.forwards(rows):
+        batch = rollout.batch.select(part)
+        with trainer.precision.autocast():
+            now = trainer.actor.evaluate(batch, temperature=trainer.sampling.temperature)
+        gaps.append((now.logprobs - crop(rollout.old_logprobs[part], batch)).abs()[batch.mask])
+    gap = torch.cat(gaps)
     return (float(gap.max()), float(gap.mean())) if len(gap) else (0.0, 0.0)
 
 

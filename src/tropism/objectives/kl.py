@@ -69,6 +69,8 @@ def kl_ref_loss(
 
     With ``old_logprobs`` (the policy that sampled) every token is weighted by the detached ratio π_θ/π_old, which keeps
     the expected gradient exact after π_θ has left π_old. The loss's value is k2, not the KL: log ``k1`` and ``k3``.
+    Exact means exact for each token's distribution at the states visited: that a token also leads to states of more or
+    less KL later on is left out, and is what ``kl_ref_reward`` has (through the returns).
     """
     terms = k2(logprobs, ref_logprobs.detach(), mask)
     if old_logprobs is not None:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class TrainerLease:
         }
         with self.database.write() as connection:
             holder = connection.execute(sa.select(table)).first()
-            if holder is not None and _alive(holder, now):
+            if holder is not None and holder_lives(dict(holder._mapping), now):
                 since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.acquired_at))
                 raise LeaseHeldError(
                     f"{self.database.path} is being trained by pid {holder.pid} on {holder.host} since {since}: "
@@ -118,12 +118,12 @@ class TrainerLease:
                 continue
 
 
-def _alive(holder: Any, now: float) -> bool:
-    """Whether the lease's holder still lives, as far as this process can know."""
-    machine, _, _start = holder.process_start.rpartition("/")
-    if holder.host == socket.gethostname() and machine == _machine():
-        return process_start(holder.pid) == holder.process_start
-    return now - holder.heartbeat_at < holder.ttl_s
+def holder_lives(holder: Mapping[str, Any], now: float) -> bool:
+    """Whether the holder in a row of the lease still lives, as far as this process can know; ``now`` in seconds."""
+    machine, _, _start = holder["process_start"].rpartition("/")
+    if holder["host"] == socket.gethostname() and machine == _machine():
+        return process_start(holder["pid"]) == holder["process_start"]
+    return bool(now - holder["heartbeat_at"] < holder["ttl_s"])
 
 
 def process_start(pid: int) -> str | None:

@@ -44,6 +44,8 @@ class Domain(Protocol):
     ``path_settings: Mapping[str, PathKind]``: the settings that are paths, by dotted key (``study.paths``).
     ``learns_reward: bool``: False where its settings make the reward a function alone (as ``loop.fit_reward``).
     ``data_digests() -> Mapping[str, str]``: digests of the data files that it reads; the first stage depends on them.
+    ``code_digests(kind: StageKind) -> Mapping[str, str]``: digests of the user's code that a kind of stage calls (a
+    Python reward): a stage depends on what the code says, not only on what it is called.
     ``score_members(reward, tasks, candidates, run) -> [M, N, K]``: scores of each ensemble member, for choosing queries
     by disagreement.
     ``recorded_feedback(kind, split, count, seed) -> Sequence[Recorded]``: judgements that the domain's data has, for

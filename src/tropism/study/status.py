@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 from tropism.feedback.events import FeedbackLog
 from tropism.store import schema
 from tropism.store.database import Database
-from tropism.store.lease import process_start
+from tropism.store.lease import holder_lives
 from tropism.study.config import Config
 from tropism.study.stages import stage_place
 
@@ -95,8 +94,5 @@ def _holder(lease: sa.RowMapping | None) -> dict[str, Any] | None:
     """Who holds the lease, unless that process is known to be dead or its heartbeat is old."""
     if lease is None:
         return None
-    if lease["host"] == socket.gethostname():
-        alive = process_start(lease["pid"]) == lease["process_start"]
-    else:
-        alive = time.time() - lease["heartbeat_at"] < lease["ttl_s"]
+    alive = holder_lives(dict(lease), time.time())
     return {key: lease[key] for key in ("pid", "host", "command", "acquired_at")} if alive else None
