@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tropism.digests import digest
+from bandit import BanditDomain
+from tropism.digests import digest, digest_file
 from tropism.errors import ConfigError, DataError, InterruptedRun, LeaseHeldError, StoreError
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.people import register_person
@@ -162,6 +163,30 @@ def test_a_changed_later_stage_is_done_again_where_nobody_was_asked(tmp_path: Pa
     assert len(study.metrics.table("improve-1")["kl/ref_k1"]) == 5, "curves of the older run are gone"
     study.run()
     assert outcome(study)["stages"] == before, "taken back as it was"
+
+
+def test_a_stage_depends_on_what_the_users_code_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python reward that is edited under the same name makes another policy, and only what calls it is done again."""
+    code = tmp_path / "score.py"
+    code.write_text("version = 1")
+
+    def code_digests(domain: BanditDomain, kind: str) -> dict[str, str]:
+        return {"score.py": digest_file(code)} if kind == "improve" else {}
+
+    monkeypatch.setattr(BanditDomain, "code_digests", code_digests, raising=False)
+    study = make(tmp_path / "s", study__rounds=1)
+    study.run()
+
+    def keys() -> dict[str, str]:
+        with study.database.read() as connection:
+            rows = connection.execute(sa.select(schema.stages).where(schema.stages.c.status == "done")).all()
+        return {row.name: row.key for row in rows}
+
+    before = keys()
+    code.write_text("version = 2")
+    study.run()
+    assert {name for name, key in keys().items() if key != before[name]} >= {"improve-1", "evaluate-1"}
+    assert keys()["reward-1"] == before["reward-1"]
 
 
 def test_a_changed_earlier_stage_is_refused_once_people_were_asked(finished: Study) -> None:

@@ -1,7 +1,7 @@
 """Lineage: from a vote to every policy it shaped, and back, each in one recursive query.
 
 Policies and reward models are nodes. A reward model is shaped by the events of its frozen set and by the policy whose
-trunk it grew from; a policy by its parent, by the reference it is leashed to, and by its reward model.
+answers were judged last; a policy by its parent, by the reference it is leashed to, and by its reward model.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def record_reward_model(
 ) -> None:
     """Note a reward model and the frozen event set it was fitted on (None: on no feedback at all).
 
-    ``base_policy_id`` is the policy whose trunk it grew from, if any. The same record again changes nothing; another
-    record under the same id is a StoreError.
+    ``base_policy_id`` is the policy whose answers were judged last, if any. The same record again changes nothing;
+    another record under the same id is a StoreError.
     """
     _known(connection, event_sets.c.id, event_set_id, "event set", "freeze the events first")
     _known(connection, policies.c.id, base_policy_id, "policy", "record the policy before the reward model")

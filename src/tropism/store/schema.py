@@ -207,7 +207,7 @@ reward_models = sa.Table(
     sa.Column("artifact", sa.String, nullable=False),
     sa.Column("round", sa.Integer, nullable=False),
     sa.Column("event_set_id", sa.String, sa.ForeignKey("event_sets.id"), index=True),
-    # the policy whose trunk it was grown from: votes that shaped that policy shape the reward model too
+    # the policy whose answers were judged last: votes that shaped that policy shape the reward model too
     # (no foreign key: with policies.reward_model_id it would be a cycle, which SQLite cannot create in steps)
     sa.Column("base_policy_id", sa.String),
     sa.Column("values", sa.JSON, nullable=False),
