@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sqlite3
 import threading
 import time
@@ -30,6 +31,8 @@ from tropism.errors import StoreError
 from tropism.store import schema
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_LITTLE = 1 << 17
+"""Bytes of free space with which SQLite's I/O errors mean a full disk."""
 _BUSY_SLICE_MS = 250  # SQLite's own wait; the loop around it keeps the deadline and the fairness
 
 
@@ -287,6 +290,8 @@ def _explain(path: Path, error: BaseException | None) -> StoreError | None:
     if "readonly" in text or "read-only" in text or "permission denied" in text:
         return StoreError(f"{path} or its folder is read-only", "give write permission to the study's folder")
     if "disk i/o error" in text:
+        if shutil.disk_usage(path.parent).free < _LITTLE:  # the shared index of the write-ahead log found no room
+            return StoreError(f"the disk that holds {path} is full", "free some space; nothing was half written")
         return StoreError(f"reading or writing {path} failed ({error})", "check the disk, its free space and its mount")
     if "unable to open" in text:
         return StoreError(f"{path} cannot be opened ({error})", "check the folder, its permissions and its free space")

@@ -26,6 +26,9 @@ from tropism.errors import LeaseHeldError, StoreError
 from tropism.store.database import BusyError, Database
 from tropism.store.schema import lease as table
 
+_over: set[str] = set()
+"""Tokens of this process's leases that have ended: a full disk may have kept their row from being taken out."""
+
 
 class TrainerLease:
     """``with TrainerLease(database).acquire() as lease: … lease.check() …``
@@ -47,6 +50,7 @@ class TrainerLease:
     def acquire(self) -> Iterator[TrainerLease]:
         """Hold the lease for the block. Errors: LeaseHeldError naming pid, host, command and since when."""
         self._take()
+        _over.discard(self.token)
         self._lost.clear()
         self._stop.clear()
         beat = threading.Thread(target=self._beat, name="trainer-lease", daemon=True)
@@ -56,6 +60,7 @@ class TrainerLease:
         finally:
             self._stop.set()
             beat.join(timeout=self.ttl_s)
+            _over.add(self.token)
             with self.database.write() as connection:
                 connection.execute(sa.delete(table).where(table.c.token == self.token))
 
@@ -94,7 +99,7 @@ class TrainerLease:
         }
         with self.database.write() as connection:
             holder = connection.execute(sa.select(table)).first()
-            if holder is not None and holder_lives(dict(holder._mapping), now):
+            if holder is not None and holder_lives(dict(holder._mapping), now) and holder.token not in _over:
                 since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.acquired_at))
                 raise LeaseHeldError(
                     f"{self.database.path} is being trained by pid {holder.pid} on {holder.host} since {since}: "

@@ -13,6 +13,7 @@ import errno
 import glob
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tropism.errors import InterruptedRun, StoreError
+from tropism.errors import InterruptedRun, StoreError, TropismError
 from tropism.feedback.chain import VerifyReport, verify
 from tropism.runtime.interrupts import StopRequest
 from tropism.runtime.memory import tune
@@ -216,14 +217,24 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     """A full or read-only disk, wherever a stage notices it, as an error with a fix."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            fix = "free some space, then run the same command again: it goes on from the last checkpoint"
-            raise StoreError(f"the disk that holds {folder} is full ({error.strerror})", fix) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise StoreError(
-                f"{error.filename or folder} cannot be written ({error.strerror})", "give write permission"
-            ) from error
-        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
-            raise StoreError(f"{folder} cannot be a folder ({error.strerror})", "choose another place") from error
+    except TropismError:
         raise
+    except Exception as error:
+        number, said = _system_error(error)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            fix = "free some space, then run the same command again: it goes on from the last checkpoint"
+            raise StoreError(f"the disk that holds {folder} is full ({said})", fix) from error
+        if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+            place = getattr(error, "filename", None) or folder
+            raise StoreError(f"{place} cannot be written ({said})", "give write permission") from error
+        if number in (errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise StoreError(f"{folder} cannot be a folder ({said})", "choose another place") from error
+        raise
+
+
+def _system_error(error: Exception) -> tuple[int | None, str]:
+    """The system's error number and words; compiled writers of weights and tokenizers have it in their text alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno, str(error.strerror)
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return (int(found[1]), os.strerror(int(found[1]))) if found else (None, "")
