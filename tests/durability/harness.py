@@ -59,10 +59,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A study that nobody killed: what it came to, and the seconds of its work."""
+    """A study that nobody killed: what it came to, and the seconds of its start-up (imports) and of its work."""
 
     outcome: Outcome
-    seconds: float
+    startup_s: float
+    work_s: float
 
 
 @dataclass(frozen=True)
@@ -137,28 +138,31 @@ def finish(child: subprocess.Popen[str], code: int = 0) -> str:
     return said
 
 
-def run_to_end(spec: Spec, folder: Path) -> float:
-    """Run the command to its end; returns the seconds of its work."""
-    child = start(spec, folder)
+def run_to_end(spec: Spec, folder: Path) -> tuple[float, float]:
+    """Run the command to its end; returns the seconds of its start-up and of its work."""
     began = time.monotonic()
+    child = start(spec, folder)
+    started = time.monotonic()
     last = next_line(child)
-    seconds = time.monotonic() - began
+    ended = time.monotonic()
     said = finish(child)
     assert last == "ended\n", said
-    return seconds
+    return started - began, ended - started
 
 
 def undisturbed(spec: Spec, folder: Path) -> Undisturbed:
     """Run a new study to its end and read it."""
-    seconds = run_to_end(spec, folder)
-    return Undisturbed(outcome(folder), seconds)
+    startup_s, work_s = run_to_end(spec, folder)
+    return Undisturbed(outcome(folder), startup_s, work_s)
 
 
 def phase(folder: Path) -> str:
     """What a killed study was doing, as its last mark says, and what it has left half done."""
     if not folder.exists():
-        names = [p.name for made in folder.parent.glob(f".{folder.name}.new-*") for p in made.iterdir()]
-        return f"creation{': ' if names else ''}{', '.join(sorted(names))}"
+        names = {p.name for made in folder.parent.glob(f".{folder.name}.new-*") for p in made.iterdir()}
+        if any(name.startswith(".study.db.new-") for name in names):
+            return "creation: migration of study.db"
+        return "creation: study.db is made" if "study.db" in names else "creation"
     mark = folder / "scratch" / "status.json"
     if not mark.exists():
         return "end" if (folder / "resolved.json").exists() else "start"
@@ -169,13 +173,19 @@ def phase(folder: Path) -> str:
     return f"{doing}{', half done: ' if names else ''}{' '.join(names)}"
 
 
-def kill_once(spec: Spec, folder: Path, at_s: float) -> str | None:
-    """Kill the command ``at_s`` seconds into its work; returns the phase, None if it had ended before."""
+def kill_once(spec: Spec, folder: Path, share: float, expected: Undisturbed) -> Kill | None:
+    """Kill the command when ``share`` of its work's time has passed; None if it had ended before.
+
+    The time is the undisturbed run's, stretched by how much longer this start-up took: other work on the machine must
+    not keep the kills away from the end.
+    """
+    began = time.monotonic()
     child = start(spec, folder)
+    at_s = share * expected.work_s * (time.monotonic() - began) / expected.startup_s
     time.sleep(at_s)
     child.send_signal(signal.SIGKILL)
     said, _ = child.communicate(timeout=TIMEOUT_S)
-    return phase(folder) if child.returncode == -signal.SIGKILL and "ended" not in said else None
+    return Kill(at_s, phase(folder)) if child.returncode == -signal.SIGKILL and "ended" not in said else None
 
 
 def kill_many(spec: Spec, place: Path, kills: int, seed: int, expected: Undisturbed) -> list[Kill]:
@@ -186,14 +196,14 @@ def kill_many(spec: Spec, place: Path, kills: int, seed: int, expected: Undistur
     done: list[Kill] = []
     for attempt in range(3 * kills):
         folder = place / f"killed-{attempt}"
-        at_s = float(uniform(seed, np.array(attempt), 0)) * expected.seconds
-        seen = kill_once(spec, folder, at_s)
+        share = float(uniform(seed, np.array(attempt), 0))
+        kill = kill_once(spec, folder, share, expected)
         run_to_end(spec, folder)
-        assert outcome(folder) == expected.outcome, f"killed at {at_s:.3f} s in {seen}"
+        assert outcome(folder) == expected.outcome, kill
         shutil.rmtree(folder)
-        if seen is not None:
-            done.append(Kill(at_s, seen))
-            print(f"killed {len(done)} of {kills} at {at_s:.3f} of {expected.seconds:.3f} s in {seen}", flush=True)
+        if kill is not None:
+            done.append(kill)
+            print(f"kill {len(done)} of {kills}, {share:.3f} of the way ({kill.at_s:.3f} s): {kill.phase}", flush=True)
         if len(done) == kills:
             return done
     raise AssertionError(f"only {len(done)} of {kills} kills came before the end: {done}")

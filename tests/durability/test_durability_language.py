@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
-from harness import Spec, Undisturbed, kill_at, kill_many, outcome, run_to_end, start, undisturbed
+from harness import Spec, Undisturbed, finish, kill_at, kill_many, outcome, phase, run_to_end, start, undisturbed
 
 pytestmark = [pytest.mark.durability, pytest.mark.timeout(3600)]
 
@@ -86,4 +87,16 @@ def test_killed_again_and_again(expected: Undisturbed, tmp_path: Path) -> None:
             assert attempts >= 5
             break
         assert child.returncode == -signal.SIGKILL, said
+    assert outcome(tmp_path / "s") == expected.outcome
+
+
+@pytest.mark.skipif(KILLS < 30, reason="make durability")
+def test_a_signal_ends_the_process_cleanly(expected: Undisturbed, tmp_path: Path) -> None:
+    child = start(LANGUAGE, tmp_path / "s")
+    deadline = time.monotonic() + 120
+    while "PPO" not in phase(tmp_path / "s") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGTERM)
+    assert "run the same command again" in finish(child, 143)
+    run_to_end(LANGUAGE, tmp_path / "s")
     assert outcome(tmp_path / "s") == expected.outcome
