@@ -1,4 +1,4 @@
-"""distinct-n and lengths by hand."""
+"""distinct-n by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tropism.errors import DataError
-from tropism.evaluation.diversity import distinct_n, length_summary
+from tropism.evaluation.diversity import distinct_n
 
 
 def test_distinct_by_hand():
@@ -18,13 +18,6 @@ def test_distinct_by_hand():
     assert distinct_n(texts, 5) == 0
     with pytest.raises(DataError, match="distinct-0"):
         distinct_n(texts, 0)
-
-
-def test_lengths_by_hand():
-    found = length_summary([[1, 2, 3, 4], [1, 2], [], [7, 7]])
-    assert (found["mean"], found["median"], found["empty"]) == (2, 2, 0.25)
-    with pytest.raises(DataError, match="no sequences"):
-        length_summary([])
 
 
 def test_evaluation_needs_no_torch():

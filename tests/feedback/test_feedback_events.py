@@ -47,6 +47,15 @@ def test_votes_of_several_people_on_one_query_are_one_soft_target(log: FeedbackL
     assert by_weight == {3.0: pytest.approx([2 / 3, 1 / 3]), 1.0: [0.0, 1.0]}
 
 
+def test_a_remark_is_no_answer(log: FeedbackLog) -> None:
+    asked = fill(log, n=1)[0]
+    person = register_person(log.database, "Ada")
+    log.append(asked, person, Answer({"kind": "critique", "slot": "a"}, text="too long"))
+    assert pending(log, [asked]) == [asked]
+    log.append(asked, person, Answer({"choice": "cannot_judge"}))
+    assert pending(log, [asked]) == []
+
+
 def test_adding_twice_changes_nothing(log: FeedbackLog) -> None:
     fill(log)
     before = log.counts()

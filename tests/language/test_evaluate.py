@@ -73,7 +73,8 @@ def test_another_policy_differs_and_its_rating_agrees_with_its_win_rate(tmp_path
     metrics = made.values["metrics"]
     assert metrics["kl_sequence"] > 0.5
     assert metrics["win_rate_low"] <= metrics["win_rate"] <= metrics["win_rate_high"]
-    assert (made.values["ratings"]["policy"]["value"] > 0) == (metrics["win_rate"] > 0.5)
+    assert metrics["rating_low"] <= metrics["rating"] <= metrics["rating_high"]
+    assert (metrics["rating"] > 0) == (metrics["win_rate"] > 0.5)
 
 
 @pytest.mark.parametrize(

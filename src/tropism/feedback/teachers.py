@@ -19,6 +19,7 @@ from tropism.feedback.events import FeedbackLog
 from tropism.feedback.projection import chunks, current_view
 from tropism.feedback.records import Answer, Candidate, Query, Task
 from tropism.store.schema import events
+from tropism.store.schema import queries as asked
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,18 @@ class PersonTeacher:
 def pending(
     log: FeedbackLog, queries: Sequence[Query], votes: int = 1, *, teacher_id: str | None = None
 ) -> list[Query]:
-    """The queries that fewer than ``votes`` teachers have a current value for (of ``teacher_id`` alone, if given)."""
+    """The queries that fewer than ``votes`` teachers have answered (``teacher_id`` alone, if given).
+
+    Only a current value of the kind that was asked for is an answer: a remark beside a comparison leaves it open.
+    """
     voted: dict[str, int] = {}
-    where = current_view()
+    where = [*current_view(), asked.c.kind == events.c.kind]
     if teacher_id is not None:
         where.append(events.c.teacher_id == teacher_id)
-    statement = sa.select(events.c.query_id, sa.func.count(sa.distinct(events.c.teacher_id))).group_by(
-        events.c.query_id
+    statement = (
+        sa.select(events.c.query_id, sa.func.count(sa.distinct(events.c.teacher_id)))
+        .join(asked, asked.c.id == events.c.query_id)
+        .group_by(events.c.query_id)
     )
     with log.database.read() as connection:
         for part in chunks(sorted({query.id for query in queries})):

@@ -77,9 +77,11 @@ class Evaluator:
             self.run.progress.update("evaluate", done + 1, len(policies), name)
         metrics = self.metrics(sampled)
         metrics |= self.divergence(policies["policy"], policies["reference"], sampled["policy"].generation)
+        ratings = self.ratings(sampled)
+        if "policy" in ratings:
+            metrics |= {f"rating{end}": ratings["policy"][key] for end, key in _ENDS.items()}
         kept = self.kept(metrics)
         promote, reasons = self.decision(metrics, kept)
-        ratings = self.ratings(sampled)
         with self.run.making("samples") as folder:
             write_rows(folder / "samples.jsonl", iter(self.rows(tasks, sampled)))
             (folder / "tasks.json").write_text(json.dumps([t.id for t in tasks]))
@@ -214,6 +216,9 @@ def check_kept(world: World, names: Sequence[str], tasks: Sequence[Task]) -> Non
                 f'evaluation.keep names "{name}", which nothing measures in world {world.name}',
                 f"name some of {', '.join(sorted(measured))}",
             )
+
+
+_ENDS = {"": "value", "_low": "low", "_high": "high"}
 
 
 def _about(s: Sampled) -> dict[str, float]:

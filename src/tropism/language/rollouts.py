@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -168,15 +167,3 @@ def _sampled_batch(
     if path is not None:
         write_rows(path, ({"tokens": tokens, "stop": stop} for tokens, stop in made.values()))
     return made
-
-
-def texts_of(candidates: Sequence[Sequence[Candidate]]) -> list[list[str]]:
-    """The texts ``[N][K]`` of text candidates."""
-    return [[str(c.content["text"]) for c in row] for row in candidates]
-
-
-def lengths_of(candidates: Sequence[Candidate]) -> np.ndarray:
-    """Token counts ``[n]``; words where a candidate was imported as text."""
-    return np.array(
-        [len(c.content["tokens"]) if "tokens" in c.content else len(str(c.content["text"]).split()) for c in candidates]
-    )

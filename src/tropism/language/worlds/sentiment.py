@@ -18,18 +18,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from tropism.engine.models import save_policy
 from tropism.errors import ConfigError
 from tropism.feedback.records import Answer, Candidate, Provenance, Query, Split, Task
 from tropism.language.sft import Example, SftSettings
 from tropism.language.worlds.base import ModelSettings, Phase
 from tropism.language.worlds.sentiment_data import Labelled, SentimentCorpus, read_corpus
 from tropism.language.worlds.sentiment_judge import SentimentJudge
+from tropism.language.worlds.small_model import write_small_model
 from tropism.runtime.seeding import derive, permutation
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -117,27 +116,7 @@ class SentimentWorld:
     def build(self, folder: Path, settings: ModelSettings, seed: int) -> None:
         """Write a byte-level BPE tokenizer fitted on the train split and an untrained Llama-like model."""
         tokenizer = make_tokenizer(pretraining_texts(self.corpus), self.settings.vocabulary)
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=settings.hidden_size,
-            intermediate_size=settings.intermediate_size,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            num_key_value_heads=settings.heads,
-            head_dim=settings.hidden_size // settings.heads,
-            max_position_embeddings=settings.context,
-            rope_parameters={"rope_type": "default", "rope_theta": settings.rope_theta},
-            tie_word_embeddings=settings.tied,
-            initializer_range=settings.initializer_range,
-            attention_dropout=settings.dropout,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "sentiment", "weights"))
-            model = LlamaForCausalLM(config)
-        save_policy(model, tokenizer, folder, {"made_by": "sentiment", "seed": seed, "trained": False})
+        write_small_model(folder, tokenizer, settings, seed, "sentiment")
 
     def aspects(self, task: Task, text: str) -> Mapping[str, float | None]:
         """``judged_positive`` by the judge as fitted, that is before its threshold is centred on a reference."""

@@ -37,6 +37,7 @@ MEASURES = (
     Measure(
         "win_rate_length_controlled", "Win rate, length-controlled", +1, note="logistic regression at equal length"
     ),
+    Measure("rating", "Bradley-Terry rating over SFT", +1, "number", "logits, from all pairs of policies evaluated"),
     Measure("win_rate_previous", "Win rate over the round before", +1),
     Measure("kl_sequence", "KL to SFT, nats per answer", 0, "number"),
     Measure("length_mean", "Length, tokens", 0, "tokens"),

@@ -6,15 +6,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from tropism.engine.models import save_policy
 from tropism.language.worlds.base import ModelSettings
+from tropism.language.worlds.small_model import write_small_model
 from tropism.language.worlds.tinytalk import words
 from tropism.language.worlds.tinytalk.tasks import END, HARM_ASKS, TELL_ASKS
-from tropism.runtime.seeding import derive
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 
@@ -58,25 +56,4 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def build(folder: Path, settings: ModelSettings, seed: int) -> None:
     """Write tokenizer and untrained model (fp32) into ``folder``."""
-    tokenizer = make_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.hidden_size,
-        intermediate_size=settings.intermediate_size,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        num_key_value_heads=settings.heads,
-        head_dim=settings.hidden_size // settings.heads,
-        max_position_embeddings=settings.context,
-        rope_parameters={"rope_type": "default", "rope_theta": settings.rope_theta},
-        tie_word_embeddings=settings.tied,
-        attention_dropout=settings.dropout,
-        initializer_range=settings.initializer_range,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "tinytalk", "weights"))
-        model = LlamaForCausalLM(config)
-    save_policy(model, tokenizer, folder, {"made_by": "tinytalk", "seed": seed, "trained": False})
+    write_small_model(folder, make_tokenizer(), settings, seed, "tinytalk")
