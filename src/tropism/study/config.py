@@ -61,8 +61,8 @@ class FeedbackSection(Section):
     candidates_per_query: int = Field(default=4, ge=2, le=64)
     """Candidates sampled for each task. A comparison shows two of them, a rating one, ranking and best_of all."""
     selection: Literal["random", "disagreement"] = "random"
-    """Which pairs are asked about. ``disagreement``: those on which the last round's reward ensemble disagrees most; the
-    first round has none yet and asks about random ones."""
+    """Which pairs are asked about. ``disagreement``: those on which the last round's reward ensemble disagrees most;
+    the first round has none yet and asks about random ones."""
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
     """The share of the queries that is asked on validation tasks, which no reward model is fitted on."""
     oracle: OracleSection = OracleSection()
