@@ -45,12 +45,16 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     return undisturbed(LANGUAGE, tmp_path_factory.mktemp("undisturbed") / "s")
 
 
+def test_the_study_is_worth_killing(expected: Undisturbed) -> None:
+    assert len(expected.outcome.weights) == 5
+    assert len(set(expected.outcome.weights.values())) == 5, "a stage that changes nothing would show nothing"
+    assert len(expected.outcome.events) == 80
+
+
+@pytest.mark.skipif(KILLS < 30, reason="make durability; a killed study ends like the undisturbed one only if it holds")
 def test_two_undisturbed_runs_are_equal(expected: Undisturbed, tmp_path: Path) -> None:
     run_to_end(LANGUAGE, tmp_path / "s")
     assert outcome(tmp_path / "s") == expected.outcome
-    assert len(expected.outcome.weights) == 5
-    assert len(set(expected.outcome.weights.values())) == 5, "a stage that changed nothing would show nothing here"
-    assert len(expected.outcome.events) == 80
 
 
 def test_kills_at_random_moments(expected: Undisturbed, tmp_path: Path) -> None:
