@@ -150,8 +150,9 @@ def _load(loader: Any, source: str, what: str, **options: Any) -> Any:
             return loader.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        here = "" if Path(source).exists() else " (which is no folder here, so it was looked for on the hub)"
         raise ModelError(
-            f"cannot load the {what} of model {source!r}: {first}",
+            f"cannot load the {what} of model {source!r}{here}: {first}",
             "give a folder or hub name with config.json, tokenizer.json and *.safetensors of a causal language model",
         ) from error
 

@@ -91,7 +91,7 @@ class LoopSection(Section):
 class RuntimeSection(Section):
     """``[runtime]``: this process. It is no part of a stage's identity, except ``precision``."""
 
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=1024)
     """Threads of the tensor library; 0: its own choice. Sums depend on it in their last bits."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     tune_memory: bool = True
