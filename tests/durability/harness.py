@@ -159,10 +159,10 @@ def undisturbed(spec: Spec, folder: Path) -> Undisturbed:
 def phase(folder: Path) -> str:
     """What a killed study was doing, as its last mark says, and what it has left half done."""
     if not folder.exists():
-        names = {p.name for made in folder.parent.glob(f".{folder.name}.new-*") for p in made.iterdir()}
-        if any(name.startswith(".study.db.new-") for name in names):
+        made_so_far = {p.name for made in folder.parent.glob(f".{folder.name}.new-*") for p in made.iterdir()}
+        if any(name.startswith(".study.db.new-") for name in made_so_far):
             return "creation: migration of study.db"
-        return "creation: study.db is made" if "study.db" in names else "creation"
+        return "creation: study.db is made" if "study.db" in made_so_far else "creation"
     mark = folder / "scratch" / "status.json"
     if not mark.exists():
         return "end" if (folder / "resolved.json").exists() else "start"
