@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bad_input_cases import check_refusal, cli, contents, own_world, refused, settings, write_rows
+from bad_input_cases import SMALL, check_refusal, cli, contents, own_world, refused, settings, write_rows
 
 from tropism.study.study import Study
 
@@ -114,6 +114,18 @@ def test_a_run_looks_at_its_feedback_file_before_it_makes_anything(
     refused(capsys, tmp_path / "s", ["line 81: column chosen is missing"], "run", tmp_path / "s")
     (world / "pairs.jsonl").unlink()
     refused(capsys, tmp_path / "s", ["pairs.jsonl cannot be read"], "run", tmp_path / "s")
+
+
+def test_feedback_without_a_vote_to_fit_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    world = own_world(tmp_path / "mine")
+    held_out = [GOOD | {"prompt": f"w9 w{i}", "split": "validation"} for i in range(9)]
+    write_rows(world / "pairs.jsonl", held_out)
+    (world / "r.toml").write_text(
+        'study.domain = "language"\nmodel.path = "model"\nworld.prompts = "prompts.jsonl"\n'
+        'feedback = { teacher = "import", file = "pairs.jsonl" }\n'
+    )
+    assert cli(capsys, "new", tmp_path / "s", "--recipe", world / "r.toml", *settings(SMALL))[0] == 0
+    check_refusal(*cli(capsys, "run", tmp_path / "s"), "none of the 9 judgements", "train prompt")
 
 
 def test_a_vote_on_a_held_out_prompt_cannot_be_declared_training_data(

@@ -63,6 +63,8 @@ def new(capsys: Text, folder: Path, recipe: str, *changes: str) -> Path:
         ("feedback.teacher=impor", ["feedback.teacher", "import"]),
         ("feedback.file=pairs.jsonl", ['teacher = "oracle" reads no file']),
         ("ppo.mini_batch_size=999", ["mini_batch_size 999 is larger than batch_size"]),
+        ("feedback.queries_per_round=1", ["feedback.queries_per_round = 1", "greater than or equal to 2"]),
+        ("runtime.threads=100000", ["runtime.threads = 100000"]),
         ("nonsense", ["is not KEY=VALUE"]),
         ("recipe=nothing", ["'nothing'"]),
     ],
@@ -136,6 +138,14 @@ def test_a_damaged_database(
     damage(study / "study.db")
     for command in (["run", study], ["status", study], ["feedback", "verify", study]):
         refused(capsys, study, says, *command)
+
+
+@pytest.mark.parametrize("name", ["scratch", "artifacts"])
+def test_a_file_where_a_folder_belongs(capsys: Text, world: Path, tmp_path: Path, name: str) -> None:
+    study = new(capsys, tmp_path, python_reward(world, f"{world}/score.py:brevity"))
+    (study / name).rmdir()
+    (study / name).write_text("in the way")
+    check_refusal(*cli(capsys, "run", study), f"{study}", "cannot be a folder")
 
 
 def prompts_of(lines: str, name: str = "p.jsonl") -> Callable[[Path, Path], list[str]]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from tropism.engine.models import context_length
+from tropism.errors import DataError
 from tropism.feedback.records import Candidate, Judgement, Task
 from tropism.language.config import RewardSection
 from tropism.language.policy import LanguagePolicy
@@ -55,6 +56,11 @@ def fit_learned_reward(
     ``assessment``, ``fit``, ``rows_cut``.
     """
     data = RewardData.from_judgements(judgements, strength_margin=settings.strength_margin)
+    if not len(data.fold(train=True)):
+        raise DataError(
+            f"none of the {len(judgements)} judgements can be fitted on: no vote is on a train prompt",
+            'give votes on other prompts, or "split": "train" to rows of a file whose prompts are not held out',
+        )
     pairs = [(data.tasks[int(t)], c) for c, t in zip(data.candidates, data.candidate_task, strict=True)]
     encoded = Encoded.of(trunk, pairs, context_length(trunk.model))
     reward, result, scores = _fit_one(trunk, data, encoded, settings, precision, run, run.seed, scale_set)

@@ -57,7 +57,7 @@ class FeedbackSection(Section):
 
     teacher: Literal["oracle", "import", "person"] = "oracle"
     kind: Literal["comparison", "ranking", "rating", "best_of"] = "comparison"
-    queries_per_round: int = Field(default=500, ge=1)
+    queries_per_round: int = Field(default=500, ge=2)
     candidates_per_query: int = Field(default=4, ge=2, le=64)
     """Candidates sampled for each task. A comparison shows two of them, a rating one, ranking and best_of all."""
     selection: Literal["random", "disagreement"] = "random"

@@ -227,8 +227,9 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         if number in (errno.EROFS, errno.EACCES, errno.EPERM):
             place = getattr(error, "filename", None) or folder
             raise StoreError(f"{place} cannot be written ({said})", "give write permission") from error
-        if number in (errno.ENOTDIR, errno.ENAMETOOLONG):
-            raise StoreError(f"{folder} cannot be a folder ({said})", "choose another place") from error
+        if number in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST):
+            place = getattr(error, "filename", None) or folder
+            raise StoreError(f"{place} cannot be a folder ({said})", "remove that file, or choose another") from error
         raise
 
 
