@@ -39,7 +39,7 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
         ("[feedback]\nzzz = 1\n", ["'feedback.zzz'", "valid keys of [feedback]", "teacher"]),
         ('[improve]\nsteps = "7"\n', ["improve.steps", '"7"', "integer"]),
         ("[improve]\nsteps = true\n", ["improve.steps", "true"]),
-        ("[feedback]\nqueries_per_round = 0\n", ["feedback.queries_per_round = 0", "greater than or equal to 1"]),
+        ("[feedback]\nqueries_per_round = 0\n", ["feedback.queries_per_round = 0", "greater than or equal to 2"]),
         ('[feedback]\nteacher = "oracel"\n', ["feedback.teacher", '"oracel"', "'oracle'"]),
         ('[feedback]\nkind = "ratings"\n', ["feedback.kind", "rating"]),
         ("feedback = 3\n", ["feedback = 3", "not a section"]),
