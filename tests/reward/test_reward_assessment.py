@@ -159,6 +159,15 @@ def test_assessment_of_a_study_is_whole_and_json():
     json.dumps(found.as_json(), allow_nan=False)
 
 
+def test_accuracy_without_ties_leaves_them_out():
+    utilities = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 2.0]])
+    measured = assess_pairs(np.array([3.0, 1, 2, 5, 0, 1, 1, 0]), Pairs.from_utilities(utilities))
+    assert measured.accuracy.value == pytest.approx(0.75)
+    assert measured.accuracy_decided is not None
+    assert measured.accuracy_decided.value == 1.0
+    assert measured.accuracy_decided.pairs == 2
+
+
 def test_length_direction_is_learned_on_train():
     scores, pairs = boltzmann_pairs(300)
     assert prefers_longer(scores, pairs) is True

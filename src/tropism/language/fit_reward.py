@@ -1,7 +1,8 @@
 """From judgements to a fitted, scaled and assessed reward folder, with a judge beside it that training never sees.
 
-The judge is a second model of the same kind, fitted on the validation split alone: where nobody knows the truth, win
-rates are told by it and not by the model that was optimised against.
+The judge is a second model of the same kind, its weights fitted on the validation split alone (the train split only
+tells it when to stop): where nobody knows the truth, win rates are told by it and not by the model that was optimised
+against.
 """
 
 from __future__ import annotations

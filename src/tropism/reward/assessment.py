@@ -31,6 +31,8 @@ class PairAssessment:
     """What is measured on a set of pairs. ``None`` where there were too few."""
 
     accuracy: Share
+    accuracy_decided: Share | None
+    """Accuracy on the pairs that are not (closer to) ties: with many ties, ``accuracy`` can hardly leave ½."""
     ties: float
     """Share of votes that are (closer to) ties: neither side has more than ½."""
     log_likelihood: float
@@ -128,12 +130,14 @@ def assess_pairs(
     before = calibration.reliability(gap, pairs)
     after = [] if calibrated is None else calibration.reliability(calibrated, pairs)
     accuracy = clustered_share(credit, pairs)
+    decided = pairs.target != 0.5
     baseline = None
     if lengths is not None and longer is not None:
         sign = 1.0 if longer else -1.0
         baseline = clustered_share(credits(sign * np.asarray(lengths, dtype=np.float64), pairs), pairs)
     return PairAssessment(
         accuracy=accuracy,
+        accuracy_decided=clustered_share(credit[decided], pairs.take(decided)) if decided.any() else None,
         ties=float(np.average(pairs.target == 0.5, weights=pairs.weight)),
         log_likelihood=calibration.log_likelihood(gap, pairs),
         log_likelihood_calibrated=None if calibrated is None else calibration.log_likelihood(calibrated, pairs),

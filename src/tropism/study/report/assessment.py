@@ -14,6 +14,7 @@ from tropism.study.report.tables import Cell, Row, number
 
 LINES: tuple[tuple[str, str, str], ...] = (
     ("validation.accuracy", "Held-out accuracy", "tasks that no reward model is fitted on; a tie counts half"),
+    ("validation.accuracy_decided", "Without ties", "the same, on pairs that the teachers told apart"),
     ("validation.length_only", "Length-only baseline", "what preferring longer (or shorter) answers alone reaches"),
     ("validation.over_length_only", "Above length-only", ""),
     ("gold.accuracy", "Accuracy against gold", "the same pairs as the noise-free rubric judges them"),
