@@ -185,6 +185,44 @@ def test_feedback_goes_out_and_comes_in_again(cli: Cli, tmp_path: Path) -> None:
     assert cli("feedback", "import", tmp_path / "two", tmp_path / "out.jsonl")[1].startswith("4 events imported")
 
 
+def test_feedback_trace_goes_from_a_vote_to_policies_and_back(cli: Cli, finished: Path) -> None:
+    with Study.open(finished) as study, study.database.read() as connection:
+        asked = "SELECT e.id, q.round FROM events e JOIN queries q ON q.id = e.query_id"
+        votes = dict(tuple(row) for row in connection.exec_driver_sql(asked))
+        policies = connection.exec_driver_sql("SELECT id, round FROM policies ORDER BY round").all()
+        models = connection.exec_driver_sql("SELECT id FROM reward_models ORDER BY round").scalars().all()
+    (base, _), (first, _), (second, _) = policies
+    early, late = (next(id_ for id_, round_ in votes.items() if round_ == r) for r in (1, 2))
+    status, out, _ = cli("feedback", "trace", finished, early[:16])
+    assert status == 0
+    assert out.startswith(f"event {early} shaped 2 policies\n")
+    assert all(f"policy {id_}, " in out for id_ in (first, second))
+    assert all(f"reward model {id_}, " in out for id_ in models)
+    out = cli("feedback", "trace", finished, late)[1]
+    assert f"policy {second}, round 2" in out
+    assert first not in out
+    assert models[0] not in out
+    out = cli("feedback", "trace", finished, second)[1]
+    assert out.startswith(f"policy {second} was shaped by {len(votes)} events\n")
+    assert "round 1, oracle: 30 events\nround 2, oracle: 30 events\n" in out
+    assert f"… and {len(votes) - 5} more" in out
+    assert all(f"reward model {id_}, " in out for id_ in models)
+    assert cli("feedback", "trace", finished, base[:20])[1] == f"policy {base} was shaped by 0 events\n"
+
+
+def test_feedback_trace_of_nothing_or_of_many_says_so(cli: Cli, finished: Path) -> None:
+    status, _, err = cli("feedback", "trace", finished, "nosuch")
+    assert status == 2
+    assert err.startswith("error: no event and no policy has an id that begins with 'nosuch'\nfix: policies of this")
+    with Study.open(finished) as study, study.database.read() as connection:
+        ids = connection.exec_driver_sql("SELECT id FROM events").scalars().all()
+    common = next(a[0] for a in ids if sum(b[0] == a[0] for b in ids) > 1)  # 60 ids begin with 16 digits
+    status, _, err = cli("feedback", "trace", finished, common)
+    assert status == 2
+    assert f"error: {common!r} is the beginning of several ids: " in err
+    assert cli("feedback", "trace", finished, "%")[0] == 2  # no pattern
+
+
 def test_feedback_erase_removes_a_person(cli: Cli, tmp_path: Path) -> None:
     Study.create(tmp_path / "s", overrides=BANDIT).close()
     with Study.open(tmp_path / "s") as study:

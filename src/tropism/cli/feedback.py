@@ -1,15 +1,22 @@
-"""``tropism feedback verify | import | export | erase``."""
+"""``tropism feedback verify | import | export | trace | erase``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from tropism.store.database import Database
+    from tropism.store.lineage import RewardModelRow
+
 app = typer.Typer(
-    help="The study's feedback: verify, import, export, erase a person.", no_args_is_help=True, rich_markup_mode=None
+    help="The study's feedback: verify, import, export, trace, erase a person.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
+SHOWN_EVENTS = 5
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder.")]
 
 
@@ -63,6 +70,53 @@ def export(folder: Folder, file: Annotated[Path, typer.Argument(metavar="FILE", 
     typer.echo(f"{report.written} pairs written to {file}")
     for reason, count in report.left_out.items():
         typer.echo(f"{count} left out: {reason}", err=True)
+
+
+@app.command()
+def trace(
+    folder: Folder,
+    id_: Annotated[str, typer.Argument(metavar="ID", help="An event or a policy: its id, or a beginning of it.")],
+) -> None:
+    """What a vote shaped, or which votes are behind a policy."""
+    from tropism.store.trace import find
+    from tropism.study.study import Study
+
+    with Study.open(folder) as study:
+        found = find(study.database, id_)
+        if found.kind == "event":
+            _trace_event(study.database, found.id)
+        else:
+            _trace_policy(study.database, found.id)
+
+
+def _trace_event(database: Database, event: str) -> None:
+    from tropism.store.lineage import policies_shaped_by, reward_models_shaped_by
+
+    policies = policies_shaped_by(database, event)
+    typer.echo(f"event {event} shaped {len(policies)} {'policy' if len(policies) == 1 else 'policies'}")
+    _echo_reward_models(reward_models_shaped_by(database, event))
+    for policy in policies:
+        typer.echo(f"policy {policy.id}, round {policy.round}, {policy.status}")
+
+
+def _trace_policy(database: Database, policy: str) -> None:
+    from tropism.store.lineage import events_behind, reward_models_behind
+    from tropism.store.trace import count_votes
+
+    events = events_behind(database, policy)
+    typer.echo(f"policy {policy} was shaped by {len(events)} events")
+    _echo_reward_models(reward_models_behind(database, policy))
+    for votes in count_votes(database, events):
+        typer.echo(f"round {'–' if votes.round is None else votes.round}, {votes.teacher}: {votes.events} events")
+    for event in events[:SHOWN_EVENTS]:
+        typer.echo(f"event {event}")
+    if len(events) > SHOWN_EVENTS:
+        typer.echo(f"… and {len(events) - SHOWN_EVENTS} more")
+
+
+def _echo_reward_models(models: list[RewardModelRow]) -> None:
+    for model in models:
+        typer.echo(f"reward model {model.id}, round {model.round}, fitted on event set {model.event_set_id}")
 
 
 @app.command()

@@ -49,6 +49,15 @@ class PolicyRow:
 
 
 @dataclass(frozen=True)
+class RewardModelRow:
+    """One reward model of the lineage, and the frozen set of events it was fitted on."""
+
+    id: str
+    round: int
+    event_set_id: str | None
+
+
+@dataclass(frozen=True)
 class Refit:
     """Ids of what must be made again after an erasure, sorted by round."""
 
@@ -151,10 +160,7 @@ def record_evaluation(connection: Connection, id: str, policy_id: str, round: in
 
 def policies_shaped_by(database: Database, event_id: str) -> list[PolicyRow]:
     """Every policy that a vote shaped, directly or through its ancestors, by round and id. One query."""
-    fitted = sa.select(reward_models.c.id).join(
-        event_set_members, event_set_members.c.event_set_id == reward_models.c.event_set_id
-    )
-    shaped = _downstream(fitted.where(event_set_members.c.event_id == event_id))
+    shaped = _downstream(_fitted_on(event_id))
     statement = (
         sa.select(policies)
         .where(policies.c.id.in_(sa.select(shaped.c.id).where(shaped.c.kind == "policy")))
@@ -166,14 +172,7 @@ def policies_shaped_by(database: Database, event_id: str) -> list[PolicyRow]:
 
 def events_behind(database: Database, policy_id: str) -> list[str]:
     """Ids of all events that shaped a policy, its ancestors' included, sorted. One query."""
-    edges = _edges()
-    start = sa.select(sa.literal("policy").label("kind"), sa.literal(policy_id).label("id"))
-    behind = start.cte("behind", recursive=True)
-    behind = behind.union(
-        sa.select(edges.c.source_kind, edges.c.source).join(
-            behind, sa.and_(edges.c.target_kind == behind.c.kind, edges.c.target == behind.c.id)
-        )
-    )
+    behind = _upstream(policy_id)
     sets = (
         sa.select(reward_models.c.event_set_id)
         .join(behind, reward_models.c.id == behind.c.id)
@@ -182,6 +181,16 @@ def events_behind(database: Database, policy_id: str) -> list[str]:
     statement = sa.select(event_set_members.c.event_id).where(event_set_members.c.event_set_id.in_(sets)).distinct()
     with database.read() as connection:
         return sorted(connection.execute(statement).scalars())
+
+
+def reward_models_shaped_by(database: Database, event_id: str) -> list[RewardModelRow]:
+    """Every reward model that a vote shaped: fitted on it, or on answers of a policy that it shaped. One query."""
+    return _reward_models_in(database, _downstream(_fitted_on(event_id)))
+
+
+def reward_models_behind(database: Database, policy_id: str) -> list[RewardModelRow]:
+    """Every reward model that shaped a policy, its ancestors' included. One query."""
+    return _reward_models_in(database, _upstream(policy_id))
 
 
 def refit_after_erasure(database: Database, pseudonym: str) -> Refit:
@@ -271,6 +280,36 @@ def _downstream(fitted: sa.Select[Any]) -> sa.CTE:
             shaped, sa.and_(edges.c.source_kind == shaped.c.kind, edges.c.source == shaped.c.id)
         )
     )
+
+
+def _fitted_on(event_id: str) -> sa.Select[Any]:
+    """Ids of the reward models whose frozen set holds an event."""
+    return (
+        sa.select(reward_models.c.id)
+        .join(event_set_members, event_set_members.c.event_set_id == reward_models.c.event_set_id)
+        .where(event_set_members.c.event_id == event_id)
+    )
+
+
+def _upstream(policy_id: str) -> sa.CTE:
+    """(kind, id) of a policy and of all that shaped it."""
+    edges = _edges()
+    start = sa.select(sa.literal("policy").label("kind"), sa.literal(policy_id).label("id"))
+    behind = start.cte("behind", recursive=True)
+    return behind.union(
+        sa.select(edges.c.source_kind, edges.c.source).join(
+            behind, sa.and_(edges.c.target_kind == behind.c.kind, edges.c.target == behind.c.id)
+        )
+    )
+
+
+def _reward_models_in(database: Database, nodes: sa.CTE) -> list[RewardModelRow]:
+    found = sa.select(nodes.c.id).where(nodes.c.kind == "reward_model")
+    columns = (reward_models.c.id, reward_models.c.round, reward_models.c.event_set_id)
+    statement = sa.select(*columns).where(reward_models.c.id.in_(found))
+    with database.read() as connection:
+        rows = connection.execute(statement.order_by(reward_models.c.round, reward_models.c.id))
+        return [RewardModelRow(**row._mapping) for row in rows]
 
 
 def _edges_into(target: str, **sources: str | None) -> list[Edge]:
