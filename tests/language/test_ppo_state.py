@@ -152,3 +152,15 @@ def test_the_critic_has_its_own_rate(tmp_path: Path) -> None:
     same = trainer_of(tmp_path / "b", learning_rate=1e-4, critic_learning_rate=None, steps=1)
     same.train()
     assert [g["lr"] for g in same.state.optimiser.param_groups] == pytest.approx([1e-4, 1e-4])
+
+
+def test_the_leash_does_not_move_while_only_the_critic_learns(tmp_path: Path) -> None:
+    """The policy cannot answer yet: a coefficient adapted to a KL near 0 would have fallen for nothing."""
+    trainer = trainer_of(tmp_path, steps=5, critic_warmup_steps=3, kl_target=0.2, kl_ref_coef=0.05)
+    coefficients = []
+    for _ in range(5):
+        trainer.step()
+        coefficients.append(trainer.state.kl_coef)
+    assert coefficients[:3] == [0.05] * 3
+    assert coefficients[3] == pytest.approx(0.05 * (1 - 0.1 * 0.2))  # the first step that counts, KL still near 0
+    assert coefficients[4] != coefficients[3]

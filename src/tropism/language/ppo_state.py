@@ -99,8 +99,9 @@ class PpoState:
         )
 
     def update_kl_coef(self, sequence_kl: float) -> None:
-        """Adapt the leash to the rollout's KL, where a target is set."""
-        if self.controller is not None:
+        """Adapt the leash to the rollout's KL, where a target is set; not while only the critic learns, because the
+        policy cannot answer and the coefficient would run away from the target."""
+        if self.controller is not None and not self.critic_only:
             self.controller.update(sequence_kl)
 
     def advance(self, metrics: dict[str, float], kl_limit: float | None) -> None:
