@@ -15,11 +15,12 @@ from tropism.digests import digest
 from tropism.engine.batch import TokenBatch
 from tropism.engine.generation import Generation, Sampling, StopReason, check_prompts, generate
 from tropism.feedback.records import Candidate, Provenance, Task
+from tropism.files import sync_path
 from tropism.language.policy import LanguagePolicy
 from tropism.language.rewards import PaidRewards
 from tropism.runtime.precision import Precision
 from tropism.runtime.seeding import permutation
-from tropism.runtime.stage import StageRun, sync_path
+from tropism.runtime.stage import StageRun
 
 ENGINE = "tropism-hf-1"
 """Version of the sampling engine, kept with every candidate."""

@@ -8,7 +8,6 @@ stage makes (folders, values) becomes visible to the study only when the study c
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tropism.errors import InterruptedRun
+from tropism.files import sync_folder, sync_path
 
 
 class MetricSink(Protocol):
@@ -125,18 +125,3 @@ class StageRun:
         yield partial
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-
-
-def sync_path(path: Path) -> None:
-    """fsync a file or a folder's entries."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_folder(folder: Path) -> None:
-    """fsync every file below a folder, then the folders themselves."""
-    for path in [*folder.rglob("*"), folder]:
-        sync_path(path)

@@ -6,7 +6,6 @@ Left out: deduplication of single files between artifacts, and remote stores.
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from tropism.digests import digest_folder
 from tropism.errors import StoreError
+from tropism.files import sync_path
 
 
 class ArtifactStore:
@@ -50,8 +50,8 @@ class ArtifactStore:
                     # another process stored the same content first: its copy is as good as ours
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
-                _sync(final.parent)
-                _sync(self.root)
+                sync_path(final.parent)
+                sync_path(self.root)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return name
@@ -125,18 +125,10 @@ def _copy(source: Path, target: Path) -> None:
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(item, place)
-            _sync(place)
+            sync_path(place)
     for item in [*target.rglob("*"), target]:
         if item.is_dir():
-            _sync(item)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            sync_path(item)
 
 
 def _size(folder: Path) -> int:

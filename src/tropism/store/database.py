@@ -28,6 +28,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from tropism.digests import canonical_json
 from tropism.errors import StoreError
+from tropism.files import sync_path
 from tropism.store import schema
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -80,7 +81,7 @@ class Database:
                     os.link(partial, path)  # unlike a rename, this never replaces what another process just made
                 except FileExistsError as error:
                     raise StoreError(f"{path} was just made by another process", "run the command again") from error
-                _sync_folder(path.parent)
+                sync_path(path.parent)
         finally:
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{partial}{suffix}").unlink(missing_ok=True)
@@ -305,11 +306,3 @@ def _explain(path: Path, error: BaseException | None) -> StoreError | None:
 def _writable(path: Path) -> bool:
     effective = os.access in os.supports_effective_ids  # permissions are those of the effective user
     return all(os.access(place, os.W_OK, effective_ids=effective) for place in (path, path.parent))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -23,9 +23,10 @@ from typing import Any
 
 from tropism.errors import InterruptedRun, StoreError, TropismError
 from tropism.feedback.chain import VerifyReport, verify
+from tropism.files import sync_folder, sync_path
 from tropism.runtime.interrupts import StopRequest
 from tropism.runtime.memory import tune
-from tropism.runtime.stage import ProgressSink, sync_folder, sync_path
+from tropism.runtime.stage import ProgressSink
 from tropism.store.artifacts import ArtifactStore
 from tropism.store.database import Database
 from tropism.store.lease import TrainerLease, process_start
