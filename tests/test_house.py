@@ -35,6 +35,7 @@ ROWS = {
     "runtime": 2,
     "errors": 1,
     "digests": 1,
+    "files": 1,
 }
 TOP = 9  # the package's own __init__ and __main__ stand above every folder
 DATA_FOLDERS = {"recipes"}  # TOML only: no code to place in a row
