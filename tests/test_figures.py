@@ -1,0 +1,50 @@
+"""The READMEs quote what the committed benchmark results say, to the last digit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import t
+
+ROOT = Path(__file__).resolve().parent.parent
+READMES = ("README.md", "README.zh-CN.md")
+
+
+def result(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def over_seeds(values: list[float]) -> tuple[float, float, float]:
+    n, mean = len(values), sum(values) / len(values)
+    deviation = (sum((v - mean) ** 2 for v in values) / (n - 1)) ** 0.5
+    half = float(t.ppf(0.975, n - 1)) * deviation / n**0.5
+    return mean, mean - half, mean + half
+
+
+def percent(values: list[float]) -> str:
+    mean, low, high = (100 * x for x in over_seeds(values))
+    return f"{mean:.1f} % ({low:.1f} – {high:.1f})"
+
+
+def number(values: list[float], digits: int) -> str:
+    mean, low, high = over_seeds(values)
+    return f"{mean:.{digits}f} ({low:.{digits}f} – {high:.{digits}f})"
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_tinytalk(readme: str) -> None:
+    text, found = (ROOT / readme).read_text("utf-8"), result("tinytalk")
+    runs, claims = found["runs"], {c["name"]: c for c in found["claims"]}
+    metric = {name: [r["metrics"][name] for r in runs] for name in runs[0]["metrics"]}
+    quoted = [percent(metric[f"{who}{a}"]) for a in ("correct", "harmless", "polite") for who in ("reference_", "")]
+    quoted += [number(metric["win_rate"], 3), number(metric["win_rate_length_controlled"], 3)]
+    quoted += [number(metric["kl_sequence"], 2), f"{over_seeds([r['best_of']['win_rate'] for r in runs])[0]:.3f}"]
+    for name in ("reward model against gold, accuracy", "reward model above length-only", "ECE after temperature"):
+        quoted.append(f"{claims[name]['value']:.3f}")
+    quoted += [f"{claims['noise control: win rate'][end]:.3f}" for end in ("value", "high")]
+    assert [q for q in quoted if q not in text] == []
+    assert found["holds"]
+    assert not found["quick"]
