@@ -15,7 +15,8 @@ from tropism.errors import ConfigError, DataError
 from tropism.feedback.oracles import NAMES, Oracle, oracle
 from tropism.feedback.records import Candidate, Provenance, Query, Task
 from tropism.feedback.selection import single
-from tropism.feedback.teachers import QueryContext, Teacher, ask_within_budget
+from tropism.feedback.teachers import QueryContext, Standard, Teacher, ask_within_budget
+from tropism.runtime.seeding import derive
 
 
 def ask(
@@ -159,6 +160,34 @@ def test_trap_29_a_skip_is_not_charged_to_the_budget() -> None:
     assert len(votes) in (19, 20)
     assert [query for query, _, _ in votes] == queries[: len(votes)]
     assert len(ask_within_budget(Oracle(skip_below=0.0), queries, context, budget=1000)) == 40
+
+
+def test_comparisons_keep_their_answers() -> None:
+    """Pinned: a study that goes on after an upgrade must meet the teacher that it began with."""
+    u = [[(i * 7 % 11) / 3, (i * 5 % 7) / 2] for i in range(40)]
+    queries, context = ask("comparison", u)
+    for beta, pinned in (
+        (4.0, "tababbaabaabatabbabbaabaaatbabbabbaaaaat"),
+        (1.0, "tababbaababbataababaaabaaatbabaaabaaaaat"),
+    ):
+        teacher = Oracle(rationality=beta, seed=derive(0, "oracle"))
+        for standard in (None, Standard(-3.0, 0.1)):
+            answers = values(teacher, queries, replace(context, standard=standard))
+            assert "".join(answer["choice"][0] for answer in answers) == pinned
+
+
+def test_ratings_labels_and_skips_go_by_the_standard() -> None:
+    for level in (0.0, 100.0):  # in whatever company
+        queries, context = ask("rating", [[2.0], [level], [level + 1.0]])
+        measured = replace(context, standard=Standard(1.0, 2.0))
+        assert values(Oracle(), queries, measured)[0]["score"] == 4  # half a spread above the center
+        assert values(Oracle(skip_below=1.0), queries, measured)[0] is None
+        queries, context = ask("label", [[2.0], [level], [level + 1.0]])
+        assert values(Oracle(), queries, replace(context, standard=Standard(1.0, 2.0)))[0]["good"]
+        assert not values(Oracle(), queries, replace(context, standard=Standard(3.0, 2.0)))[0]["good"]
+    assert values(Oracle(), *ask("rating", [[2.0], [100.0], [101.0]]))[0]["score"] != 4  # its own company's, if none
+    with pytest.raises(DataError, match="spread 0"):
+        Standard(1.0, 0.0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

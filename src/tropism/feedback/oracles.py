@@ -2,8 +2,10 @@
 
 The six of B-Pref (Lee et al. 2021, section 4.1), freely combined: exact, Boltzmann-noisy, myopic, mistaken, skipping,
 equal. Every number they draw is a hash of (seed, query id, purpose), so an oracle answers one query always alike, in
-whatever order and company it is asked. Noise and thresholds are in units of the context's utility spread, never of the
-raw reward. Left out: demonstrations and other free text, which a utility does not give.
+whatever order and company it is asked. Noise and thresholds are in units of the utilities' spread, never of the raw
+reward: between candidates of one query that of the context, for ratings, labels and skips that of its standard, so
+that a round of better policies gets better ratings. Left out: demonstrations and other free text, which a utility does
+not give.
 """
 
 from __future__ import annotations
@@ -35,9 +37,10 @@ class Oracle:
     """A teacher with access to gold utilities.
 
     ``rationality`` β: P(a over b) = sigmoid(β (u_a − u_b) / spread); infinite answers exactly. ``mistake`` ε: the
-    probability of the opposite answer. ``skip_below``: skips where even the best candidate's utility is below
-    center + skip_below · spread. ``equal_within`` δ: utilities closer than δ · spread are equal. ``discount`` γ: sees
-    Σ_t γ^(T−1−t) u_t, so what comes last counts most. ``scale``: of ratings, whose scores are whole numbers.
+    probability of the opposite answer. ``skip_below``: skips where even the best candidate's utility is below the
+    standard's center + skip_below · spread. ``equal_within`` δ: utilities closer than δ · spread are equal.
+    ``discount`` γ: sees Σ_t γ^(T−1−t) u_t, so what comes last counts most. ``scale``: of ratings, whose scores are
+    whole numbers.
 
     Skipping and equality look once at the utilities the oracle sees, before noise, and a tie is not flipped.
     """
@@ -75,7 +78,7 @@ class Oracle:
 
     def _value(self, query: Query, context: QueryContext) -> dict[str, Any] | None:
         seen = self._seen(query, context)
-        if max(seen) < context.center + self.skip_below * context.spread:
+        if max(seen) < context.measure.center + self.skip_below * context.measure.spread:
             return None
         answers = {
             "comparison": self._compare,
@@ -157,12 +160,12 @@ class Oracle:
         return {"kind": "best_of", "best": names[best]}
 
     def _standing(self, query: Query, seen: list[float], context: QueryContext) -> float:
-        """How a single candidate stands, in spreads from the center, with the oracle's noise and mistakes."""
+        """How a single candidate stands, in the standard's spreads from its center, with noise and mistakes."""
         if len(seen) != 1:
             raise DataError(
                 f"a {query.kind} of {len(seen)} candidates (query {query.id})", "ask about one candidate each"
             )
-        standing = (seen[0] - context.center) / context.spread
+        standing = (seen[0] - context.measure.center) / context.measure.spread
         if not math.isinf(self.rationality):
             standing += logistic(self.seed, query.id, "choice") / self.rationality
         return -standing if self._errs(query) else standing

@@ -23,13 +23,30 @@ from tropism.store.schema import queries as asked
 
 
 @dataclass(frozen=True)
+class Standard:
+    """What single candidates are measured against: a utility's place is (u − center) / spread.
+
+    Measured once and kept, so that one utility gets the same rating in every wave and round.
+    """
+
+    center: float
+    spread: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.center) and math.isfinite(self.spread) and self.spread > 0):
+            raise DataError(f"a standard with center {self.center} and spread {self.spread}", "measure it on utilities")
+
+
+@dataclass(frozen=True)
 class QueryContext:
     """What a teacher may look at, by id. People see tasks and candidates only; oracles need utilities.
 
     ``utilities[query id]``: gold utility of each canonical slot, ``[K]``. ``step_utilities[query id]``: utilities by
-    step, ``[K][T]`` (T may differ between slots), for myopic oracles. ``center`` and ``spread`` are the unit in which
-    oracles measure: the mean utility, and the deviation within queries. They are those of the whole context, so
-    asking a part of its queries gives the same answers.
+    step, ``[K][T]`` (T may differ between slots), for myopic oracles. ``center`` and ``spread`` are measured on the
+    whole context (the mean utility, and the deviation within queries), so asking a part of its queries gives the same
+    answers. ``spread`` is the unit of Boltzmann noise and of equality between candidates of one query: the noise then
+    keeps its size however far policies have come. Ratings, labels and skips are absolute, and are measured against
+    ``standard`` where one is given.
     """
 
     tasks: Mapping[str, Task]
@@ -38,6 +55,12 @@ class QueryContext:
     step_utilities: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     center: float = 0.0
     spread: float = 1.0
+    standard: Standard | None = None
+
+    @property
+    def measure(self) -> Standard:
+        """What ratings, labels and skips are measured against: the standard given, else this context's own."""
+        return self.standard or Standard(self.center, self.spread)
 
     @classmethod
     def build(
@@ -46,6 +69,7 @@ class QueryContext:
         candidates: Iterable[Candidate],
         utilities: Mapping[str, Sequence[float]] | None = None,
         step_utilities: Mapping[str, Sequence[Sequence[float]]] | None = None,
+        standard: Standard | None = None,
     ) -> QueryContext:
         """A context with ``center`` and ``spread`` measured on the utilities given (spread 1 if they are all equal).
 
@@ -59,7 +83,8 @@ class QueryContext:
                     raise DataError(f"gold utility {value} in query {id}", "a gold reward must be a finite number")
         every = [float(value) for values in gold.values() for value in values]
         center = math.fsum(every) / len(every) if every else 0.0
-        return cls({t.id: t for t in tasks}, {c.id: c for c in candidates}, gold, steps, center, _spread(gold.values()))
+        spread = _spread(gold.values())
+        return cls({t.id: t for t in tasks}, {c.id: c for c in candidates}, gold, steps, center, spread, standard)
 
 
 def _spread(queries: Iterable[Sequence[float]]) -> float:
