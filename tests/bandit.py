@@ -60,6 +60,17 @@ def contexts(tasks: Sequence[Task]) -> Array:
     return np.array([t.payload["context"] for t in tasks])
 
 
+def decided(j: Judgement) -> list[tuple[int | None, int | None]]:
+    """(winner, loser) slots of a judgement; None is the arm of utility 0."""
+    value = j.value
+    if value["kind"] == "label":
+        return [(0, None) if value["good"] else (None, 0)]
+    if value["kind"] == "rating":
+        side = 2 * value["score"] - sum(value["scale"])
+        return [] if side == 0 else [(0, None) if side > 0 else (None, 0)]
+    return [(a, b) if t else (b, a) for a, b, t in ordered_pairs(j) if t != 0.5]
+
+
 class BanditDomain:
     """Implements ``tropism.study.protocol.Domain``."""
 
@@ -95,6 +106,13 @@ class BanditDomain:
     def gold(self, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]]) -> Array:
         return self._take(contexts(tasks) @ self.utility.T, candidates)
 
+    def step_gold(self, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]]) -> list[list[list[float]]]:
+        """The utility of an arm, context coordinate by coordinate."""
+        return [
+            [(self.utility[c.content["arm"]] * x).tolist() for c in row]
+            for x, row in zip(contexts(tasks), candidates, strict=True)
+        ]
+
     def score_members(
         self, reward: Path, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]], run: StageRun
     ) -> Array:
@@ -107,13 +125,18 @@ class BanditDomain:
         return self.score_members(reward, tasks, candidates, run).mean(0)
 
     def fit_reward(self, policy: Path, reference: Path, judgements: Sequence[Judgement], run: StageRun) -> Made:
-        """Bradley-Terry by gradient ascent, three members on three halves of the train pairs."""
-        decided = [(j, (a, b) if t else (b, a)) for j in judgements for a, b, t in ordered_pairs(j) if t != 0.5]
-        rows = [(j.task.split, j.task.payload["context"], j.candidates, p) for j, p in decided]
-        x = np.array([r[1] for r in rows])
-        won, lost = (np.array([r[2][r[3][i]].content["arm"] for r in rows]) for i in (0, 1))
-        train = np.array([r[0] == "train" for r in rows])
-        v = np.zeros((3, *self.shape))
+        """Bradley-Terry by gradient ascent, three members on three halves of the train pairs. A label or a rating is a
+        comparison with an arm of utility 0."""
+        nothing = self.shape[0]
+        rows = [
+            (j.task, [nothing if s is None else j.candidates[s].content["arm"] for s in pair])
+            for j in judgements
+            for pair in decided(j)
+        ]
+        x = contexts([task for task, _ in rows])
+        won, lost = (np.array([arms[i] for _, arms in rows]) for i in (0, 1))
+        train = np.array([task.split == "train" for task, _ in rows])
+        v = np.zeros((3, nothing + 1, self.shape[1]))
         for m in range(3):
             keep = train & (uniform(run.seed, np.arange(len(rows)), m) < 0.7)
             for step in range(40):
@@ -122,8 +145,9 @@ class BanditDomain:
                 g = (keep / (1 + np.exp(margin)))[:, None] * x
                 np.add.at(v[m], won, g * 4 / keep.sum())
                 np.add.at(v[m], lost, -g * 4 / keep.sum())
+                v[m, nothing] = 0
         right = ((v.mean(0)[won] - v.mean(0)[lost]) * x).sum(1) > 0
-        write(run.folder / "reward", v=v)
+        write(run.folder / "reward", v=v[:, :nothing])
         run.log(0, {"reward/accuracy_validation": float(right[~train].mean())})
         return Made({"reward": run.folder / "reward"}, {"assessment": {"accuracy": float(right[~train].mean())}})
 

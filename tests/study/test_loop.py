@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from bandit import BanditDomain
+from bandit import BanditConfig, BanditDomain
 from tropism.digests import digest, digest_file
 from tropism.errors import ConfigError, DataError, InterruptedRun, LeaseHeldError, StoreError
 from tropism.feedback.events import FeedbackLog
@@ -271,6 +271,9 @@ def test_without_a_reward_model_nobody_is_asked(tmp_path: Path) -> None:
     [
         {"feedback__kind": "ranking"},
         {"feedback__kind": "best_of", "feedback__candidates_per_query": 3},
+        {"feedback__kind": "label"},
+        {"feedback__kind": "rating", "feedback__queries_per_round": 60},
+        {"feedback__oracle": {"discount": 0.95}},
         {"feedback__selection": "disagreement"},
         {"feedback__oracle": {"rationality": 1.0, "mistake": 0.1, "equal_within": 0.1}},
     ],
@@ -282,6 +285,51 @@ def test_other_feedback_works(tmp_path: Path, settings: dict[str, Any]) -> None:
     assert kinds == {settings.get("feedback__kind", "comparison")}
     gold = study.status().stages[-2].values["metrics"]
     assert gold["policy"] > gold["reference"] + 0.2
+
+
+def test_an_oracle_rates_by_one_standard_in_all_rounds(tmp_path: Path) -> None:
+    """The policies of round 2 are better, and get better ratings; one utility gets one score, whenever it is asked."""
+    study = make(tmp_path / "s", feedback__kind="rating", feedback__queries_per_round=200, improve__learning_rate=2.0)
+    study.run(until="collect-2")
+    standards = [s.values["standard"] for s in study.status().stages if s.name.startswith("collect")]
+    assert standards[0] == standards[1]
+    assert standards[0]["spread"] > 0
+    domain, scores, of_round = BanditDomain(BanditConfig()), {}, {1: [], 2: []}
+    for j in FeedbackLog(study.database).judgements():
+        of_round[j.query.round].append(j.value["score"])
+        utility = float(domain.gold([j.task], [j.candidates])[0, 0])
+        scores.setdefault(j.value["score"], []).append(utility)
+    assert sum(of_round[2]) / len(of_round[2]) > sum(of_round[1]) / len(of_round[1]) + 0.5
+    assert sorted(scores) == [1, 2, 3, 4, 5]
+    for low in range(1, 5):
+        assert max(scores[low]) <= min(scores[low + 1])
+
+
+def test_what_an_oracle_cannot_be_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(BanditDomain, "step_gold")
+    with pytest.raises(ConfigError, match=r"discount = 0\.9, but domain bandit knows no utilities by step"):
+        make(tmp_path / "s", feedback__oracle={"discount": 0.9})
+    assert not (tmp_path / "s").exists()
+    make(tmp_path / "t", feedback__oracle={"discount": 0.9}, feedback__teacher="person").close()  # nobody is myopic
+
+
+def test_several_people_may_be_wanted_for_each_query(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='votes_per_query = 2, but teacher = "oracle" votes once'):
+        make(tmp_path / "r", feedback__votes_per_query=2)
+    people = {"feedback__teacher": "person", "feedback__votes_per_query": 2, "feedback__wait_hours": 1e-4}
+    study = make(tmp_path / "s", feedback__queries_per_round=4, **people)
+    with pytest.raises(DataError, match="4 of 4 queries had no answer"):
+        study.run()
+    log = FeedbackLog(study.database)
+    for name in ("Ada", "Bob"):
+        person = register_person(study.database, name)
+        for query in log.queries(round=1).values():
+            log.append(query, person, Answer({"choice": "a"}))
+        if name == "Ada":
+            with pytest.raises(DataError, match="4 of 4 queries had no answer"):
+                study.run()
+    study.run(until="collect-1")
+    assert study.status().stages[-1].values["answered"] == 4
 
 
 def test_skips_cost_no_budget(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from tropism.feedback.formats import ImportTeacher
 from tropism.feedback.oracles import Oracle
 from tropism.feedback.records import Answer, Candidate, Judgement, Query, Split, Task
 from tropism.feedback.selection import by_disagreement, random_pairs, single
-from tropism.feedback.teachers import PersonTeacher, QueryContext
+from tropism.feedback.teachers import PersonTeacher, QueryContext, Standard
 from tropism.runtime.interrupts import StopRequest
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
@@ -31,6 +32,8 @@ from tropism.study.config import Config
 from tropism.study.protocol import Domain
 from tropism.study.waiting import wait_for_people
 
+ABSOLUTE_KINDS = ("rating", "label")
+"""Kinds that judge one candidate by itself."""
 MAX_WAVES = 8
 """Skips cost no budget: other tasks are asked about instead, this many times at most."""
 
@@ -52,15 +55,25 @@ class Collector:
         elif self.file is not None:
             self._import_teacher().check(self.log, self.file, skip_bad=self._settings.skip_bad)
 
-    def collect(self, run: StageRun, round_: int, policy: Path, policy_id: str, reward: Path | None) -> Made:
+    def collect(
+        self,
+        run: StageRun,
+        round_: int,
+        policy: Path,
+        policy_id: str,
+        reward: Path | None,
+        standard: Standard | None = None,
+    ) -> Made:
         """Ask for one round's feedback, wait for it where people give it, and freeze all feedback so far.
 
-        Values: ``event_set``, ``events`` (in it), ``queries``, ``answered``, ``skipped`` (of this round).
+        ``standard``: what an oracle rates against; None measures it on the first wave of queries.
+        Values: ``event_set``, ``events`` (in it), ``queries``, ``answered``, ``skipped`` (of this round), and of an
+        oracle its ``standard`` (center and spread).
         """
         if self._settings.teacher == "import":
             asked, answered = self._import(run, round_)
         else:
-            asked, answered = self._ask(run, round_, policy, policy_id, reward)
+            asked, answered, standard = self._ask(run, round_, policy, policy_id, reward, standard)
         self.log.seal(force=True)
         judgements = self.log.judgements()
         if not judgements:
@@ -71,7 +84,8 @@ class Collector:
         event_set = self.log.freeze(judgement.event_id for judgement in judgements)
         counts = {"queries": asked, "answered": answered, "skipped": asked - answered, "events": len(judgements)}
         run.log(0, {f"feedback/{name}": float(count) for name, count in counts.items()})
-        return Made(values={"event_set": event_set, **counts})
+        measured = {} if standard is None else {"standard": asdict(standard)}
+        return Made(values={"event_set": event_set, **counts, **measured})
 
     def frozen(self, event_set: str) -> list[Judgement]:
         """The judgements of a frozen set, in the log's order; those erased or superseded since then are left out."""
@@ -81,8 +95,11 @@ class Collector:
             ids = set(connection.execute(query).scalars())
         return [judgement for judgement in self.log.judgements() if judgement.event_id in ids]
 
-    def _ask(self, run: StageRun, round_: int, policy: Path, policy_id: str, reward: Path | None) -> tuple[int, int]:
-        """(queries asked, queries answered) of the oracle or of people, on train and validation tasks."""
+    def _ask(
+        self, run: StageRun, round_: int, policy: Path, policy_id: str, reward: Path | None, standard: Standard | None
+    ) -> tuple[int, int, Standard | None]:
+        """(queries asked, queries answered, the oracle's standard), of the oracle or of people, on train and validation
+        tasks."""
         total = self._settings.queries_per_round
         held_out = max(1, round(total * self._settings.validation_fraction))
         open_queries: list[Query] = []
@@ -105,16 +122,15 @@ class Collector:
                 if self._settings.teacher == "person":
                     open_queries += queries
                     break
-                votes = self._oracle_votes(batch, round_)
+                votes, standard = self._oracle_votes(batch, standard)
                 self.log.append_many(votes)
                 given = sum(answer.value is not None for _, _, answer in votes)
                 answered, left = answered + given, left - given
         if self._settings.teacher == "person":
-            answered = wait_for_people(
-                PersonTeacher(), self.log, open_queries, run, self.stop, self._settings.wait_hours
-            )
+            people = PersonTeacher(votes_per_query=self._settings.votes_per_query)
+            answered = wait_for_people(people, self.log, open_queries, run, self.stop, self._settings.wait_hours)
         run.progress.update("ask", total, total)
-        return asked, answered
+        return asked, answered, standard
 
     def _queries(
         self,
@@ -129,7 +145,7 @@ class Collector:
     ) -> Asked:
         """``count`` queries of the configured kind over fresh candidates of the current policy."""
         kind = self._settings.kind
-        k = 1 if kind == "rating" else self._settings.candidates_per_query
+        k = 1 if kind in ABSOLUTE_KINDS else self._settings.candidates_per_query
         tasks = self.domain.tasks(split, count, seed)
         wrong = next((task for task in tasks if task.split != split), None)
         if wrong is not None or not tasks:
@@ -158,7 +174,16 @@ class Collector:
             )
         return scorer
 
-    def _oracle_votes(self, batch: Asked, round_: int) -> list[tuple[Query, str, Answer]]:
+    def rates(self) -> bool:
+        """Whether the oracle's answers hang on its standard."""
+        settings = self._settings
+        absolute = settings.kind in ABSOLUTE_KINDS or settings.oracle.skip_below is not None
+        return settings.teacher == "oracle" and absolute
+
+    def _oracle_votes(
+        self, batch: Asked, standard: Standard | None
+    ) -> tuple[list[tuple[Query, str, Answer]], Standard]:
+        """The oracle's answers, and the standard they were measured by: the one given, or else this batch's own."""
         tasks, candidates, queries = batch
         gold = self.domain.gold(tasks, candidates)
         if gold is None:
@@ -170,10 +195,26 @@ class Collector:
             c.id: float(u) for row, us in zip(candidates, gold, strict=True) for c, u in zip(row, us, strict=True)
         }
         seen = {query.id: [utility[id_] for id_ in query.candidate_ids] for query in queries}
-        context = QueryContext.build(tasks, [c for row in candidates for c in row], seen)
+        steps = self._step_utilities(tasks, candidates, queries)
+        context = QueryContext.build(tasks, [c for row in candidates for c in row], seen, steps, standard)
         oracle = self._oracle()
         self.log.register_teacher(oracle.id, oracle.kind)
-        return [(q, oracle.id, a) for q, a in zip(queries, oracle.answer(queries, context), strict=True)]
+        votes = [(q, oracle.id, a) for q, a in zip(queries, oracle.answer(queries, context), strict=True)]
+        return votes, context.measure
+
+    def _step_utilities(
+        self, tasks: list[Task], candidates: list[list[Candidate]], queries: list[Query]
+    ) -> dict[str, list[list[float]]] | None:
+        """Utilities ``[K][T]`` of each query for a myopic oracle; the configuration has seen to it that they exist."""
+        if self._settings.oracle.discount == 1:
+            return None
+        gold = self.domain.step_gold(tasks, candidates)  # type: ignore[attr-defined]
+        steps = {
+            c.id: [float(u) for u in us]
+            for row, found in zip(candidates, gold, strict=True)
+            for c, us in zip(row, found, strict=True)
+        }
+        return {query.id: [steps[id_] for id_ in query.candidate_ids] for query in queries}
 
     def _oracle(self) -> Oracle:
         given = self._settings.oracle.model_dump(exclude_none=True)

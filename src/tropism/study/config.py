@@ -50,21 +50,25 @@ class OracleSection(Section):
     skip_below: float | None = None
     equal_within: float = Field(default=0.0, ge=0)
     discount: float = Field(default=1.0, gt=0, le=1)
+    """Below 1 a myopic teacher, for whom what comes last counts most; the domain must know utilities by step."""
 
 
 class FeedbackSection(Section):
     """``[feedback]``: who is asked, how often, in which form."""
 
     teacher: Literal["oracle", "import", "person"] = "oracle"
-    kind: Literal["comparison", "ranking", "rating", "best_of"] = "comparison"
+    kind: Literal["comparison", "ranking", "rating", "best_of", "label"] = "comparison"
     queries_per_round: int = Field(default=500, ge=2)
     candidates_per_query: int = Field(default=4, ge=2, le=64)
-    """Candidates sampled for each task. A comparison shows two of them, a rating one, ranking and best_of all."""
+    """Candidates sampled for each task. A comparison shows two of them, a rating or label one, ranking and best_of
+    all."""
     selection: Literal["random", "disagreement"] = "random"
     """Which pairs are asked about. ``disagreement``: those on which the last round's reward ensemble disagrees most;
     the first round has none yet and asks about random ones."""
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
     """The share of the queries that is asked on validation tasks, which no reward model is fitted on."""
+    votes_per_query: int = Field(default=1, ge=1)
+    """person: how many different people must answer each query."""
     oracle: OracleSection = OracleSection()
     file: Path | None = None
     """import: preference pairs, JSONL. Without it the domain's data must hold feedback of its own."""
@@ -73,9 +77,11 @@ class FeedbackSection(Section):
     """How long to wait for people before giving up (the labels given so far stay)."""
 
     @model_validator(mode="after")
-    def _file_is_read(self) -> FeedbackSection:
+    def _is_heeded(self) -> FeedbackSection:
         if self.file is not None and self.teacher != "import":
             raise ValueError(f'file is set, but teacher = "{self.teacher}" reads no file: write teacher = "import"')
+        if self.votes_per_query > 1 and self.teacher != "person":
+            raise ValueError(f'votes_per_query = {self.votes_per_query}, but teacher = "{self.teacher}" votes once')
         return self
 
 
@@ -223,10 +229,21 @@ def resolve(own: Mapping[str, Any], folder: Path) -> Config:
                 k: v for k, v in section.model_dump(mode="json").items() if known and k in known.model_fields
             }
     domain = _section(domain_config, "", given)
+    _refuse_myopic(shared["feedback"], domain_class)
     resolved = {name: section.model_dump(mode="json") for name, section in {"study": study, **shared}.items()}
     resolved |= {n: v for n, v in domain.model_dump(mode="json").items() if n in own_sections}
     shown = relative(resolved, folder, _path_kinds(domain_class))
     return Config(study=study, domain=domain, domain_class=domain_class, recipe=recipe, values=shown, **shared)  # type: ignore[arg-type]
+
+
+def _refuse_myopic(feedback: Any, domain_class: type[Any]) -> None:
+    """A myopic oracle needs ``step_gold``, an optional part of the domain protocol."""
+    discount = feedback.oracle.discount
+    if feedback.teacher == "oracle" and discount < 1 and not hasattr(domain_class, "step_gold"):
+        raise ConfigError(
+            f"feedback.oracle.discount = {discount}, but domain {domain_class.name} knows no utilities by step",
+            "leave feedback.oracle.discount out, or give the domain a step_gold",
+        )
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, Any]:

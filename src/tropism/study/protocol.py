@@ -48,6 +48,8 @@ class Domain(Protocol):
     Python reward): a stage depends on what the code says, not only on what it is called.
     ``score_members(reward, tasks, candidates, run) -> [M, N, K]``: scores of each ensemble member, for choosing queries
     by disagreement.
+    ``step_gold(tasks, candidates) -> [N][K][T]``: true utilities by step, which sum to ``gold`` (T may differ between
+    candidates), for myopic oracles (``feedback.oracle.discount`` below 1).
     ``recorded_feedback(kind, split, count, seed) -> Sequence[Recorded]``: judgements that the domain's data has, for
     ``teacher = "import"`` without a file.
     ``split_of(prompt: str) -> Split | None``: the split of a prompt that is among its tasks, for pairs from a file.

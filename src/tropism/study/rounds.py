@@ -19,6 +19,7 @@ from tropism.digests import digest, digest_file
 from tropism.errors import ContractError
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.records import Split
+from tropism.feedback.teachers import Standard
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
 from tropism.store import lineage
@@ -77,9 +78,11 @@ class Loop:
         policy = reference = self.base()
         yield "base"
         reward: Node | None = None
+        first: Done | None = None
         for round_ in range(1, self.config.study.rounds + 1):
             if self.learns_reward:
-                collected = self.collect(round_, policy, reward)
+                collected = self.collect(round_, policy, reward, first)
+                first = first or collected
                 yield f"collect-{round_}"
                 reward = self.reward(round_, policy, reference, collected, reward)
                 yield f"reward-{round_}"
@@ -108,13 +111,18 @@ class Loop:
         done = self.runner.run(self._plan("base", 0, {"data": self.data}), self.domain.initial_policy, record)
         return _node("policy", done)
 
-    def collect(self, round_: int, policy: Node, reward: Node | None) -> Done:
-        """Ask teachers about the current policy's outputs, then freeze all feedback so far."""
+    def collect(self, round_: int, policy: Node, reward: Node | None, first: Done | None) -> Done:
+        """Ask teachers about the current policy's outputs, then freeze all feedback so far. An oracle's ratings are
+        measured as in the ``first`` collection, so that they can rise."""
         asks = reward if self.config.feedback.selection == "disagreement" else None
         inputs = {"policy": policy.input, "reward": _input(asks), "file": self.data.get("feedback.file")}
+        measured = first.values.get("standard") if first is not None else None
+        standard = None if measured is None else Standard(**measured)
+        if standard is not None and self.collector.rates():
+            inputs["standard"] = measured
 
         def work(run: StageRun) -> Made:
-            return self.collector.collect(run, round_, policy.path, policy.id, asks.path if asks else None)
+            return self.collector.collect(run, round_, policy.path, policy.id, asks.path if asks else None, standard)
 
         return self.runner.run(self._plan("collect", round_, inputs), work)
 
