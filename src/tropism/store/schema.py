@@ -1,6 +1,7 @@
 """The study's tables as SQLAlchemy Core, portable between SQLite and PostgreSQL.
 
-Append-only (triggers of the migration refuse UPDATE and DELETE): events, seals, seal_members, event_set_members.
+Append-only (triggers of the migration refuse UPDATE and DELETE): events, seals, seal_members, event_sets,
+event_set_members.
 Erasable on purpose, because they hold what belongs to people: people, text_salts, event_texts. Times are UTC seconds
 since the epoch and never enter a digest. Left out: metrics (a file of their own) and the studio's assignments.
 """
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 APPLICATION_ID: Final = 0x54524F50
 """Written into the header of every study.db ("TROP"), so that another SQLite file is never taken for a study."""
 
-APPEND_ONLY: Final = ("events", "seals", "seal_members", "event_set_members")
+APPEND_ONLY: Final = ("events", "seals", "seal_members", "event_sets", "event_set_members")
 """Tables whose rows the database itself refuses to change or delete."""
 
 metadata = sa.MetaData(

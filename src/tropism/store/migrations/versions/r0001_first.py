@@ -13,7 +13,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-_APPEND_ONLY = ("events", "seals", "seal_members", "event_set_members")
+_APPEND_ONLY = ("events", "seals", "seal_members", "event_sets", "event_set_members")
 
 
 def upgrade() -> None:
