@@ -15,6 +15,7 @@ from tropism.store import lineage, schema
 from tropism.store.artifacts import ArtifactStore
 from tropism.store.database import Database
 from tropism.store.metrics import MetricStore
+from tropism.study.stages import lineage_id
 
 HOSTILE = "sure <script>alert(1)</script> \u202egnp.exe \x1b[31mred\x1b[0m zero\u200bwidth [bold]x[/bold]"
 PROMPTS = 60
@@ -74,10 +75,18 @@ def _stage(
         connection.execute(sa.insert(schema.stages).values(row))
 
 
+def _id(kind: str, stage: str) -> str:
+    return lineage_id(kind, digest([stage]))
+
+
+def _policy_id(stage: str) -> str:
+    return _id("policy", stage)
+
+
 def _base(database: Database, metrics: MetricStore) -> None:
     _stage(database, "base", 0, 81.5, {"policy": "a" * 64}, {"loss": 1.2})
     with database.write() as connection:
-        lineage.record_policy(connection, "base", "a" * 64, 0, None, None, None, "reference", {})
+        lineage.record_policy(connection, _policy_id("base"), "a" * 64, 0, None, None, None, "reference", {})
     for step in range(0, 200, 5):
         loss = 1.1 + 4 * math.exp(-step / 40)
         metrics.write(
@@ -133,23 +142,24 @@ def _round(
         "kept": {"refusal": {"value": 0.4 if rejected else 0.9, "floor": 0.52, "holds": not rejected}},
         "reasons": ["refusal fell to 0.400, below 0.520"] if rejected else [],
     }
-    parent = "base" if round_ == 1 else f"policy-{round_ - 1}"
+    base, policy, reward = _policy_id("base"), _policy_id(f"improve-{round_}"), _id("reward", f"reward-{round_}")
+    parent = base if round_ == 1 else _policy_id(f"improve-{round_ - 1}")
     proxy = {"detected": rejected, "gold_change": -0.4, "proxy_change": 0.8, "peak_step": 12, "peak_kl": 0.55}
     with database.write() as connection:
-        lineage.record_reward_model(connection, f"reward-{round_}", "b" * 64, round_, f"set-{round_}", assessment)
+        lineage.record_reward_model(connection, reward, "b" * 64, round_, f"set-{round_}", assessment)
         status = "rejected" if rejected else "promoted"
         lineage.record_policy(
             connection,
-            f"policy-{round_}",
+            policy,
             "c" * 64,
             round_,
             parent,
-            "base",
-            f"reward-{round_}",
+            base,
+            reward,
             status,
             {"overoptimisation": proxy},
         )
-        lineage.record_evaluation(connection, f"evaluation-{round_}", f"policy-{round_}", round_, evaluation)
+        lineage.record_evaluation(connection, _id("evaluation", f"evaluate-{round_}"), policy, round_, evaluation)
     _stage(database, f"collect-{round_}", round_, 6.1, {}, {"queries": 8})
     _stage(database, f"reward-{round_}", round_, 9.7, {"reward": "b" * 64}, assessment)
     _stage(database, f"improve-{round_}", round_, 70.2, {"policy": "c" * 64, "rollouts": rollouts}, {})

@@ -164,3 +164,12 @@ def test_the_leash_does_not_move_while_only_the_critic_learns(tmp_path: Path) ->
     assert coefficients[:3] == [0.05] * 3
     assert coefficients[3] == pytest.approx(0.05 * (1 - 0.1 * 0.2))  # the first step that counts, KL still near 0
     assert coefficients[4] != coefficients[3]
+
+
+def test_the_proxy_of_over_optimisation_is_the_learned_score(tmp_path: Path) -> None:
+    """Penalties and other rewards are no part of what a reward model may be fooled about."""
+    trainer = trainer_of(tmp_path)
+    metrics = {"kl/ref_k1": 1.0, "ppo/score_mean": -3.0, "ppo/gold_mean": 0.5}
+    trainer.state.advance(metrics | {"reward/learned_mean": 2.0}, None)
+    trainer.state.advance(metrics, None)
+    assert trainer.state.history == [[1.0, 2.0, 0.5], [1.0, -3.0, 0.5]]

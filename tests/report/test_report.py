@@ -8,16 +8,21 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from fake_study import PROMPTS, empty_study, make_study
 from tropism.errors import StoreError
+from tropism.store import lineage, schema
 from tropism.store.artifacts import ArtifactStore
+from tropism.store.database import Database
 from tropism.store.metrics import MetricStore
+from tropism.study.report.curves import gold_against_proxy
 from tropism.study.report.data import gather
 from tropism.study.report.page import render, write_page
 from tropism.study.report.samples import paired, side_by_side, spread
 from tropism.study.report.tables import bootstrap, comparison, phases
 from tropism.study.report.verdict import verdict
+from tropism.study.stages import lineage_id
 
 
 class Page(HTMLParser):
@@ -209,6 +214,44 @@ def test_without_metrics_and_samples_the_rest_is_still_shown(tmp_path: Path) -> 
     assert "The policy of round 1 of 1 is kept" in text
     assert "No improve stage has logged anything yet" in text
     assert "No evaluation has stored texts yet" in text
+
+
+def test_what_a_replaced_stage_made_is_not_shown(tmp_path: Path) -> None:
+    """A round done again under other settings: its first policy was not rolled back, its reward model is not in use."""
+    folder = make_study(tmp_path / "s")
+    before = gather(folder)
+    database = Database.open(folder / "study.db")
+    with database.write() as connection:
+        for name in ("reward-1", "improve-1", "evaluate-1"):
+            row = {"name": name, "round": 1, "status": "replaced", "seed": 8, "inputs": {}}
+            connection.execute(sa.insert(schema.stages).values(key=f"old {name}", **row))
+        old = {kind: lineage_id(kind, f"old {name}-1") for kind, name in
+               (("reward", "reward"), ("policy", "improve"), ("evaluation", "evaluate"))}  # fmt: skip
+        base = before.policies[0].id
+        lineage.record_reward_model(connection, old["reward"], "d" * 64, 1, "set-1", {"assessment": {}})
+        lineage.record_policy(connection, old["policy"], "e" * 64, 1, base, base, old["reward"], "rejected", {})
+        lineage.record_evaluation(connection, old["evaluation"], old["policy"], 1, {"metrics": {"win_rate": 0.1}})
+    database.close()
+    after = gather(folder)
+    assert [p.id for p in after.policies] == [p.id for p in before.policies]
+    assert [r.id for r in after.rewards] == [r.id for r in before.rewards]
+    assert len(after.rewards) == 2
+    assert after.evaluations == before.evaluations
+    assert verdict(after) == verdict(before)
+    assert "Rolled back" not in verdict(after)
+
+
+def test_the_proxy_is_the_learned_score_without_penalties(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", rounds=1)
+    metrics = MetricStore(folder / "metrics.db")
+    before = gold_against_proxy(gather(folder)).svg
+    for step in range(30):
+        metrics.write("improve-1", step, {"ppo/score_mean": -50.0})
+    assert gold_against_proxy(gather(folder)).svg == before
+    for step in range(30):
+        metrics.write("improve-1", step, {"reward/learned_mean": -50.0})
+    metrics.close()
+    assert gold_against_proxy(gather(folder)).svg != before
 
 
 def test_all_rounds_rolled_back_is_said_first(tmp_path: Path) -> None:

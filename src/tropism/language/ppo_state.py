@@ -39,7 +39,8 @@ class PpoState:
         self.step, self.finished, self.rate_factor, self.rollbacks = 0, False, 1.0, 0
         self.last: dict[str, float] = {}
         self.history: list[list[float | None]] = []
-        """(sequence KL, mean score, mean gold where it is known) of every step."""
+        """(sequence KL, mean of the proxy, mean gold where it is known) of every step. The proxy is the learned score;
+        where there is none, the whole score."""
         self.controller = (
             AdaptiveKL(settings.kl_target, settings.kl_ref_coef, settings.kl_rate) if settings.kl_target else None
         )
@@ -107,7 +108,8 @@ class PpoState:
     def advance(self, metrics: dict[str, float], kl_limit: float | None) -> None:
         """Count the step; the round ends early beyond the KL limit."""
         self.last = metrics
-        self.history.append([metrics["kl/ref_k1"], metrics["ppo/score_mean"], metrics.get("ppo/gold_mean")])
+        proxy = metrics.get("reward/learned_mean", metrics["ppo/score_mean"])  # not what penalties add
+        self.history.append([metrics["kl/ref_k1"], proxy, metrics.get("ppo/gold_mean")])
         self.step += 1
         if kl_limit is not None and metrics["kl/ref_k1"] > kl_limit:
             self.finished = True

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from tropism.digests import digest, digest_file
+from tropism.digests import digest_file
 from tropism.errors import ContractError
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.records import Split
@@ -27,7 +27,7 @@ from tropism.study.collect import Collector
 from tropism.study.config import Config
 from tropism.study.drift import drift_of
 from tropism.study.protocol import Domain
-from tropism.study.stages import Done, Plan, StageRunner
+from tropism.study.stages import Done, Plan, StageRunner, lineage_id
 
 SPLITS_OF_EVERY_ROUND: tuple[Split, ...] = ("train", "test")
 
@@ -190,7 +190,7 @@ class Loop:
             return made
 
         def record(connection: Connection, done: Done) -> None:
-            lineage.record_evaluation(connection, _id("evaluation", done.key), improved.id, round_, done.values)
+            lineage.record_evaluation(connection, lineage_id("evaluation", done.key), improved.id, round_, done.values)
 
         return self.runner.run(self._plan("evaluate", round_, {**inputs, "previous": _input(previous)}), work, record)
 
@@ -235,18 +235,13 @@ def stage_settings(config: Config, kind: str) -> dict[str, Any]:
     return settings
 
 
-def _id(kind: str, key: str) -> str:
-    """Lineage ids come from the stage's key: known before the bits, and equal in every replay."""
-    return digest([kind, key])[:24]
-
-
 def _node(output: str, done: Done) -> Node:
     if output not in done.folders:
         raise ContractError(
             f"stage {done.name} made the folders {sorted(done.folders)}, but not {output!r}",
             f"return Made(folders={{{output!r}: PATH, …}})",
         )
-    return Node(_id(output, done.key), done, output)
+    return Node(lineage_id(output, done.key), done, output)
 
 
 def _input(node: Node | None) -> dict[str, str] | None:

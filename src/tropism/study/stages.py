@@ -240,6 +240,12 @@ def _add_artifact(connection: Connection, address: str, kind: str, size: int) ->
         lineage.record_artifact(connection, address, kind, size)
 
 
+def lineage_id(kind: str, key: str) -> str:
+    """The lineage's id of the ``policy``, ``reward`` or ``evaluation`` that a stage makes: known before the bits, and
+    equal in every replay."""
+    return digest([kind, key])[:24]
+
+
 def stage_place(name: str, round_: int) -> tuple[int, int]:
     """Where a stage stands in the study: sorts by round, then by kind."""
     return round_, ORDER.index(name.rpartition("-")[0] or name)

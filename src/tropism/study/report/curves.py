@@ -37,7 +37,12 @@ class Chart:
 PPO_PANELS = (
     Panel(
         "Reward",
-        (("ppo/score_mean", "learned score"), ("ppo/gold_mean", "gold"), ("ppo/reward_mean", "reward paid")),
+        (
+            ("reward/learned_mean", "learned score"),
+            ("ppo/score_mean", "with penalties"),
+            ("ppo/gold_mean", "gold"),
+            ("ppo/reward_mean", "reward paid"),
+        ),
         "mean",
     ),
     Panel("KL to the reference", (("kl/ref_k1", "k1"), ("kl/ref_k3", "k3")), "nats per answer", zero=True),
@@ -131,19 +136,23 @@ def gold_against_proxy(facts: Facts) -> Chart:
     """Learned score and gold over the square root of the KL to the reference (Gao et al. 2022, their figure 1)."""
     title = "Gold against proxy"
     series = []
-    for colour, (metric, name) in enumerate((("ppo/score_mean", "learned score (proxy)"), ("ppo/gold_mean", "gold"))):
+    proxies = ("reward/learned_mean", "ppo/score_mean")  # the second holds penalties and functions, too
+    for colour, (metrics, name) in enumerate(((proxies, "learned score (proxy)"), (("ppo/gold_mean",), "gold"))):
         points = []
         for stage in facts.stages:
             table = facts.metrics.get(stage.name, {})
             kl = dict(table.get("kl/ref_k1", []))
-            points += [
-                (math.sqrt(max(0.0, kl[s])), v) for s, v in table.get(metric, []) if s in kl and math.isfinite(kl[s])
-            ]
+            rows = next((table[metric] for metric in metrics if metric in table), [])
+            points += [(math.sqrt(max(0.0, kl[s])), v) for s, v in rows if s in kl and math.isfinite(kl[s])]
         points.sort()
         if points:
             series.append(Series(name, [p[0] for p in points], _smooth([p[1] for p in points]), colour=colour))
     svg = line_chart(series, x_label="√KL to the reference (√nats)", y_label="mean, running")
-    why = "" if svg else "It needs kl/ref_k1 with ppo/score_mean or ppo/gold_mean from an improve stage."
+    why = (
+        ""
+        if svg
+        else "It needs kl/ref_k1 with reward/learned_mean, ppo/score_mean or ppo/gold_mean from an improve stage."
+    )
     return Chart(title, svg, [(s.name, s.colour) for s in series], why)
 
 

@@ -19,6 +19,7 @@ from tropism.store import schema
 from tropism.store.artifacts import ArtifactStore
 from tropism.store.database import Database
 from tropism.store.metrics import MetricStore
+from tropism.study.stages import lineage_id
 
 STAGE_ORDER = ("base", "collect", "reward", "improve", "evaluate", "decide")
 
@@ -118,10 +119,8 @@ class Facts:
         return next((row for row in self.rewards if row.round == round_), None)
 
     def policy(self, round_: int) -> PolicyRow | None:
-        """The round's policy; of several (a round done again under other settings) the one that still stands."""
-        found = [row for row in self.policies if row.round == round_]
-        standing = [row for row in found if row.status != "rejected"] or found
-        return standing[-1] if standing else None
+        """The round's policy."""
+        return next((row for row in self.policies if row.round == round_), None)
 
     def evaluated(self) -> list[EvaluationRow]:
         """The evaluation of each round's policy, oldest first."""
@@ -135,8 +134,10 @@ def gather(folder: Path) -> Facts:
     database = Database.open(folder / "study.db")
     try:
         with database.read() as connection:
-            stages = _stages(connection)
-            policies, rewards, evaluations = _policies(connection), _rewards(connection), _evaluations(connection)
+            stages, current = _stages(connection), _current_ids(connection)
+            policies = tuple(row for row in _policies(connection) if row.id in current)
+            rewards = tuple(row for row in _rewards(connection) if row.id in current)
+            evaluations = _evaluations(connection, current)
             feedback, queries = _feedback(connection), _queries(connection)
             seals = connection.execute(sa.select(sa.func.count()).select_from(schema.seals)).scalar_one()
     finally:
@@ -184,6 +185,14 @@ def _stages(connection: sa.Connection) -> tuple[StageRow, ...]:
     return tuple(sorted(rows, key=place))
 
 
+def _current_ids(connection: sa.Connection) -> set[str]:
+    """Lineage ids of what the current stages make. What a replaced stage made stays in the lineage, but it is not this
+    study's result, and nobody rolled it back."""
+    table = schema.stages
+    keys = connection.execute(sa.select(table.c.key).where(table.c.status != "replaced")).scalars().all()
+    return {lineage_id(kind, key) for key in keys for kind in ("policy", "reward", "evaluation")}
+
+
 def _policies(connection: sa.Connection) -> tuple[PolicyRow, ...]:
     table = schema.policies
     rows = connection.execute(sa.select(table).order_by(table.c.round, table.c.id)).mappings()
@@ -204,10 +213,10 @@ def _rewards(connection: sa.Connection) -> tuple[RewardRow, ...]:
     return tuple(RewardRow(row["id"], row["round"], row["events"] or 0, row["values"] or {}) for row in rows)
 
 
-def _evaluations(connection: sa.Connection) -> tuple[EvaluationRow, ...]:
+def _evaluations(connection: sa.Connection, current: set[str]) -> tuple[EvaluationRow, ...]:
     table = schema.evaluations
     rows = connection.execute(sa.select(table).order_by(table.c.round, table.c.id)).mappings()
-    return tuple(EvaluationRow(row["policy_id"], row["round"], row["values"] or {}) for row in rows)
+    return tuple(EvaluationRow(r["policy_id"], r["round"], r["values"] or {}) for r in rows if r["id"] in current)
 
 
 def _feedback(connection: sa.Connection) -> tuple[FeedbackCount, ...]:
