@@ -9,7 +9,7 @@ Left out: several teachers side by side in one study, and who of several people 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
 from tropism.store import schema
 from tropism.study.config import Config
-from tropism.study.protocol import Domain
+from tropism.study.protocol import Domain, Recorded
 from tropism.study.waiting import wait_for_people
 
 ABSOLUTE_KINDS = ("rating", "label")
@@ -54,6 +54,8 @@ class Collector:
             self.domain.tasks("validation", 1, 0)
         elif self.file is not None:
             self._import_teacher().check(self.log, self.file, skip_bad=self._settings.skip_bad)
+        else:
+            self._recorded()(self._settings.kind, "train", 1, 0)
 
     def collect(
         self,
@@ -226,12 +228,7 @@ class Collector:
             return 0, 0
         if self.file is not None:
             return self._import_file(self.file)
-        recorded = getattr(self.domain, "recorded_feedback", None)
-        if recorded is None:
-            raise ConfigError(
-                f'feedback.teacher = "import", and domain {self.domain.name} has no feedback of its own',
-                'set feedback.file = "PATH.jsonl"',
-            )
+        recorded = self._recorded()
         total = self._settings.queries_per_round
         held_out = max(1, round(total * self._settings.validation_fraction))
         votes: list[tuple[Query, str, Answer]] = []
@@ -244,6 +241,15 @@ class Collector:
             votes += [(row.query, "data", row.answer) for row in rows]
         self.log.append_many(votes, origin="data")
         return len(votes), len(votes)
+
+    def _recorded(self) -> Callable[..., Sequence[Recorded]]:
+        recorded = getattr(self.domain, "recorded_feedback", None)
+        if recorded is None:
+            raise ConfigError(
+                f'feedback.teacher = "import", and domain {self.domain.name} has no feedback of its own',
+                'set feedback.file = "PATH.jsonl"',
+            )
+        return recorded
 
     def _import_teacher(self) -> ImportTeacher:
         """The domain's own tasks keep their split: no vote on a test task may reach a reward model."""
