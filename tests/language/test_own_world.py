@@ -9,17 +9,22 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from fixtures import llama, word_tokenizer
 from tropism import Study
 from tropism.cli.main import main
 from tropism.engine.models import save_policy
+from tropism.errors import TropismError
 from tropism.feedback.events import FeedbackLog
 from tropism.language.worlds.text import TextWorld
+from tropism.store import schema
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = 'study.domain = "language"\nmodel.path = "model"\n'
@@ -184,3 +189,45 @@ def test_the_readmes_own_model_word_for_word(
             main(arguments)
         assert caught.value.code in (0, None), capsys.readouterr().err
     assert (tmp_path / "my-study" / "report.html").is_file()
+
+
+def test_the_text_recipe_says_what_is_missing_before_anything_is_trained(mine: Path, tmp_path: Path) -> None:
+    steps = [
+        (r"world\.prompts is not set", {}),
+        ("has no feedback of its own", {"world.prompts": str(mine / "prompts.jsonl")}),
+        (r"model\.path is not set", {"feedback.file": str(mine / "pairs.jsonl")}),
+    ]
+    given: dict[str, object] = dict(SMALL)
+    for number, (problem, add) in enumerate(steps):
+        given |= add
+        with Study.create(tmp_path / str(number), "text", given) as study:
+            with pytest.raises(TropismError, match=problem) as caught:
+                study.run()
+            assert caught.value.fix
+            assert not [stage for stage in study.status().stages if stage.status == "done"]
+    given["model.path"] = str(mine / "model")
+    with Study.create(tmp_path / "s", "text", given) as study:
+        study.run(until="collect-1")
+        assert [s.name for s in study.status().stages if s.status == "done"] == ["base", "collect-1"]
+
+
+def test_a_model_of_the_hub_is_named_by_its_commit(mine: Path, tmp_path: Path) -> None:
+    """The hub's own cache, read offline: the name alone does not say which weights they were."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    place = tmp_path / "hub" / "models--someone--small"
+    shutil.copytree(mine / "model", place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    overrides = {**SMALL, "model.path": "someone/small", "world.prompts": str(mine / "prompts.jsonl"),
+                 "feedback.file": str(mine / "pairs.jsonl")}  # fmt: skip
+    Study.create(tmp_path / "s", "text", overrides).close()
+    command = "import sys; from tropism import Study; Study.open(sys.argv[1]).run(until='base')"
+    offline = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", command, str(tmp_path / "s")], env=offline, timeout=120,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with Study.open(tmp_path / "s") as study:
+        assert study.status().stages[0].values["model_commit"] == commit
+        with study.database.read() as connection:
+            (values,) = connection.execute(sa.select(schema.policies.c["values"])).scalars()
+        assert values["model_commit"] == commit

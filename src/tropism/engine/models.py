@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -81,6 +82,14 @@ def save_policy(
         _forget_origin(folder / name)
     if card is not None:
         (folder / CARD).write_text(json.dumps(dict(card), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def hub_commit(path_or_name: str | Path) -> str | None:
+    """The commit that a loaded hub name stood for: its snapshot in the hub's local cache. None for a folder."""
+    found = (
+        None if Path(path_or_name).expanduser().exists() else try_to_load_from_cache(str(path_or_name), "config.json")
+    )
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def load_card(folder: Path) -> dict[str, Any]:

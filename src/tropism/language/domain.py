@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tropism.digests import digest_file, digest_folder
 from tropism.engine.generation import Sampling
-from tropism.engine.models import context_length
+from tropism.engine.models import context_length, hub_commit
 from tropism.errors import ConfigError, DataError
 from tropism.feedback.records import Candidate, Judgement, Split, Task
 from tropism.language.config import LanguageConfig
@@ -118,6 +118,9 @@ class LanguageDomain:
         origin = self.world.name if self.config.model.path is None else Path(self.config.model.path).name
         if self.config.model.path is not None:
             policy = LanguagePolicy.load(self.config.model.path)
+            # a hub name says nothing of the weights behind it on that day; a folder has a digest among the inputs
+            if commit := hub_commit(self.config.model.path):
+                values["model_commit"] = commit
         else:
             with run.making("untrained") as folder:
                 self.world.build(folder, self.config.model, run.seed)
