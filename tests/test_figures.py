@@ -48,3 +48,16 @@ def test_tinytalk(readme: str) -> None:
     assert [q for q in quoted if q not in text] == []
     assert found["holds"]
     assert not found["quick"]
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_sentiment(readme: str) -> None:
+    text, found = (ROOT / readme).read_text("utf-8"), result("sentiment")
+    tests = [r["test"] for r in found["runs"]]
+    quoted = [f"{tests[0]['reference_share']:.3f}", number([x["share_positive"] for x in tests], 3)]
+    quoted.append(f"{over_seeds([x['distinct_2'] / x['reference_distinct_2'] for x in tests])[0]:.3f}")
+    mean, low, high = over_seeds([x["kl_nats"] for x in tests])
+    assert f"{mean:.1f} nats ({low:.1f} – {high:.1f})" in text
+    assert [q for q in quoted if q not in text] == []
+    assert found["holds"]
+    assert not found["quick"]
