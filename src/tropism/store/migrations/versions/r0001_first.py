@@ -8,6 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from tropism.errors import StoreError
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -308,4 +310,4 @@ def _triggers() -> None:
                 "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
             )
     else:
-        raise NotImplementedError(f"append-only triggers for {dialect}")
+        raise StoreError(f"append-only triggers are not written for {dialect}", "use SQLite or PostgreSQL")
