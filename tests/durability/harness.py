@@ -156,6 +156,13 @@ def undisturbed(spec: Spec, folder: Path) -> Undisturbed:
     return Undisturbed(outcome(folder), startup_s, work_s)
 
 
+def _partial(place: Path) -> list[Path]:
+    """What is half made below a folder; by os.walk, which passes over folders that vanish while the child works."""
+    return [
+        Path(at) / name for at, folders, files in os.walk(place) for name in (*folders, *files) if "partial" in name
+    ]
+
+
 def phase(folder: Path) -> str:
     """What a killed study was doing, as its last mark says, and what it has left half done."""
     if not folder.exists():
@@ -168,7 +175,7 @@ def phase(folder: Path) -> str:
         return "end" if (folder / "resolved.json").exists() else "start"
     state = json.loads(mark.read_text())
     doing = f"{state['stage']}: {state['activity']} {state['done']}/{state['total']}"
-    half = [*(folder / "scratch").rglob("*partial*"), *(folder / "artifacts").glob("tmp/*")]
+    half = [*_partial(folder / "scratch"), *(folder / "artifacts").glob("tmp/*")]
     names = sorted({f"artifacts/{p.name[:8]}" if p.parent.name == "tmp" else p.name for p in half})
     return f"{doing}{', half done: ' if names else ''}{' '.join(names)}"
 
