@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tropism.digests import digest_folder
-from tropism.engine.models import context_length, eos_ids, load_card, load_policy, save_policy
+from tropism.engine.models import context_length, eos_ids, load_policy, save_policy
 from tropism.errors import ModelError
 from tropism.language.worlds.tinytalk.build import make_tokenizer
 
@@ -44,7 +44,7 @@ def test_a_saved_policy_loads_bit_for_bit(tmp_path: Path, tied: bool) -> None:
     ids = torch.tensor([tokenizer("Mia likes plums.")["input_ids"]])
     assert torch.equal(model(ids).logits, loaded(ids).logits)
     assert not loaded.training
-    assert load_card(tmp_path / "m") == {"made_by": "test"}
+    assert json.loads((tmp_path / "m" / "tropism.json").read_text()) == {"made_by": "test"}
     same = loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight
     assert same == tied
     with torch.no_grad():  # the head follows the embedding exactly when they are tied

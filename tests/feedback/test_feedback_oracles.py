@@ -15,7 +15,7 @@ from tropism.errors import ConfigError, DataError
 from tropism.feedback.oracles import NAMES, Oracle, oracle
 from tropism.feedback.records import Candidate, Provenance, Query, Task
 from tropism.feedback.selection import single
-from tropism.feedback.teachers import QueryContext, Standard, Teacher, ask_within_budget
+from tropism.feedback.teachers import QueryContext, Standard, Teacher
 from tropism.runtime.seeding import derive
 
 
@@ -58,7 +58,8 @@ def test_answers_are_stored_by_the_log(tmp_path: Path) -> None:
         log.add_tasks(context.tasks.values())
         log.add_candidates(context.candidates.values())
         log.add_queries(queries)
-        log.append_many(ask_within_budget(Oracle(), queries, context, 1))
+        answers = Oracle().answer(queries, context)
+        log.append_many([(query, "oracle", answer) for query, answer in zip(queries, answers, strict=True)])
     assert sorted(j.value["kind"] for j in log.judgements()) == ["best_of", "comparison", "label", "ranking", "rating"]
 
 
@@ -149,17 +150,6 @@ def test_myopic_oracle_weighs_what_comes_last() -> None:
     assert values(Oracle(discount=0.8), queries, context)[0]["choice"] == "b"  # 3 · 0.64 < 2
     with pytest.raises(DataError, match="utilities by step"):
         values(Oracle(discount=0.9), *ask("comparison", [[3.0, 2.0]]))
-
-
-def test_trap_29_a_skip_is_not_charged_to_the_budget() -> None:
-    u = [[-9.0, -8.0] if i % 2 else [8.0, 9.0] for i in range(40)]
-    queries, context = ask("comparison", u)
-    votes = ask_within_budget(Oracle(skip_below=0.0), queries, context, budget=10, batch=4)
-    answered = [answer for _, _, answer in votes if answer.value is not None]
-    assert len(answered) == 10
-    assert len(votes) in (19, 20)
-    assert [query for query, _, _ in votes] == queries[: len(votes)]
-    assert len(ask_within_budget(Oracle(skip_below=0.0), queries, context, budget=1000)) == 40
 
 
 def test_comparisons_keep_their_answers() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tropism.errors import DataError
-from tropism.monitoring.overoptimisation import detect, fit_gold_curve, gap_table, kl_axis
+from tropism.monitoring.overoptimisation import detect
 
 
 def run(gold_shape: str, steps: int = 40, noise: float = 0.1, seed: int = 0):
@@ -66,21 +66,8 @@ def test_too_short_a_run_gives_no_verdict():
         detect(kl, proxy, gold, window=2)
 
 
-def test_gold_curve_is_recovered():
-    kl = np.linspace(0.1, 60, 80)
-    d = np.sqrt(kl)
-    curve = fit_gold_curve(kl, d * (0.8 - 0.4 * np.log(d)))
-    assert (curve.alpha, curve.beta) == (pytest.approx(0.8), pytest.approx(0.4))
-    assert curve.peak_kl == pytest.approx(np.exp(2))  # d = e^(α/β − 1) = e
-    assert kl[np.argmax(curve.at(kl))] == pytest.approx(np.exp(2), abs=0.5)
-    assert fit_gold_curve(kl, 0.5 * d + 0.1 * d * np.log(d)).peak_kl is None
-    with pytest.raises(DataError, match="at least three"):
-        fit_gold_curve([0.0, 1.0, 1.0], [0.0, 1.0, 1.0])
-
-
-def test_axis_and_table():
-    assert kl_axis([-0.1, 0.0, 4.0]).tolist() == [0, 0, 2]
-    table = gap_table([0.0, 4.0], [1.0, 3.0], [0.5, 1.0])
-    assert table[1] == {"sqrt_kl": 2, "proxy": 2, "gold": 0.5, "gap": 1.5}
+def test_unmeasured_steps_are_refused():
+    kl, proxy, gold = run("falls")
+    gold[3] = np.nan
     with pytest.raises(DataError, match="NaN"):
-        gap_table([0.0, float("nan")], [1.0, 3.0], [0.5, 1.0])
+        detect(kl, proxy, gold)

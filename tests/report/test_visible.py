@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tropism.study.report.visible import one_line, visible
+from tropism.study.report.visible import visible
 
 
 def test_trap_50_ansi_and_controls_cannot_act() -> None:
@@ -35,8 +35,3 @@ def test_ordinary_text_stays() -> None:
 def test_no_control_or_format_character_survives(text: str) -> None:
     left = {unicodedata.category(c) for c in visible(text) if c not in "\n\t"}
     assert not left & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
-
-def test_one_line_is_cut_at_the_width() -> None:
-    assert one_line("a\nb\tc", 10) == "a⏎b→c"
-    assert one_line("x" * 20, 5) == "xxxx…"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tropism.errors import RewardError
-from tropism.reward.ensemble import FrozenScale, combine, disagreement
+from tropism.reward.ensemble import FrozenScale, combine
 
 
 def members() -> torch.Tensor:
@@ -22,8 +22,6 @@ def test_combinations_by_hand():
     assert combine(scores).tolist() == [2, 4]
     assert combine(scores, "min").tolist() == [1, 4]
     assert combine(scores, "pessimistic", 0.5).tolist() == [1.5, 4]  # variance 1 and 0
-    assert disagreement(scores).tolist() == [1, 0]
-    assert disagreement(scores[:1]).tolist() == [0, 0]
     with pytest.raises(RewardError, match="'median'"):
         combine(scores, "median")  # type: ignore[arg-type]
 

@@ -92,12 +92,6 @@ def hub_commit(path_or_name: str | Path) -> str | None:
     return Path(found).parent.name if isinstance(found, str) else None
 
 
-def load_card(folder: Path) -> dict[str, Any]:
-    """The card saved with a policy; empty where there is none."""
-    path = folder / CARD
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
 def eos_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every id that ends a completion of a causal language model.
 

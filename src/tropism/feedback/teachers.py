@@ -177,25 +177,3 @@ def pending(
             rows = connection.execute(statement.where(*where, events.c.query_id.in_(part)))
             voted.update((id, count) for id, count in rows)
     return [query for query in queries if voted.get(query.id, 0) < votes]
-
-
-def ask_within_budget(
-    teacher: Teacher, queries: Sequence[Query], context: QueryContext, budget: int, batch: int = 64
-) -> list[tuple[Query, str, Answer]]:
-    """Ask until ``budget`` queries are answered or none is left. A skip is returned, too, but not charged.
-
-    The result feeds ``FeedbackLog.append_many``.
-    """
-    votes: list[tuple[Query, str, Answer]] = []
-    spent = start = 0
-    while spent < budget and start < len(queries):
-        part = queries[start : start + min(batch, budget - spent)]
-        answers = teacher.answer(part, context)
-        if len(answers) != len(part):
-            raise DataError(
-                f"teacher {teacher.id} gave {len(answers)} answers to {len(part)} queries", "answer each query"
-            )
-        votes += [(query, teacher.id, answer) for query, answer in zip(part, answers, strict=True)]
-        spent += sum(answer.value is not None for answer in answers)
-        start += len(part)
-    return votes

@@ -3,7 +3,7 @@
 "Gold" is whatever the proxy was not trained on: a rubric, people, a held-out reward model. The axis is d = √KL to the
 reference (Gao et al. 2022, "Scaling laws for reward model overoptimization", section 3).
 
-Left out: their scaling with the size of the reward model, and best-of-n curves.
+Left out: their functional form of gold over d, its scaling with the size of the reward model, and best-of-n curves.
 """
 
 from __future__ import annotations
@@ -42,18 +42,6 @@ class Overoptimisation:
         return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in asdict(self).items()}
 
 
-def kl_axis(kl: ArrayLike) -> NDArray[np.float64]:
-    """√KL, the axis of Gao et al.; estimates below 0 (k1 is noisy near 0) are put at 0."""
-    return np.sqrt(np.maximum(np.asarray(kl, dtype=np.float64), 0.0))
-
-
-def gap_table(kl: ArrayLike, proxy: ArrayLike, gold: ArrayLike) -> list[dict[str, float]]:
-    """Rows ``{"sqrt_kl", "proxy", "gold", "gap"}`` by step, each reward as its gain over the first step."""
-    k, p, g = _series(kl, proxy, gold)
-    rows = zip(kl_axis(k).tolist(), (p - p[0]).tolist(), (g - g[0]).tolist(), strict=True)
-    return [{"sqrt_kl": d, "proxy": a, "gold": b, "gap": a - b} for d, a, b in rows]
-
-
 def detect(
     kl: ArrayLike, proxy: ArrayLike, gold: ArrayLike, window: int = 8, alpha: float = 0.01
 ) -> Overoptimisation | None:
@@ -85,35 +73,6 @@ def detect(
         peak_kl=float(k[peak].mean()),
         threshold=threshold,
     )
-
-
-@dataclass(frozen=True)
-class GoldCurve:
-    """Gold reward over d = √KL: R(d) = d(α − β log d), the form of Gao et al. for reinforcement learning (eq. 2)."""
-
-    alpha: float
-    beta: float
-
-    def at(self, kl: ArrayLike) -> NDArray[np.float64]:
-        """Predicted gain in gold over the reference at a KL (nats)."""
-        d = kl_axis(kl)
-        return d * (self.alpha - self.beta * np.log(np.maximum(d, 1e-12)))
-
-    @property
-    def peak_kl(self) -> float | None:
-        """KL (nats) at which the curve is highest, d = exp(α/β − 1); None if it does not bend down."""
-        return math.exp(2 * (self.alpha / self.beta - 1)) if self.beta > 0 else None
-
-
-def fit_gold_curve(kl: ArrayLike, gain: ArrayLike) -> GoldCurve:
-    """Least squares for α and β from KL ``[T]`` (nats) and gold's gain over the reference ``[T]``; T >= 3."""
-    k, _, g = _series(kl, gain, gain)
-    d = kl_axis(k)
-    if len(np.unique(d[d > 0])) < 3:
-        raise DataError(f"{len(np.unique(d[d > 0]))} different positive KL values", "give at least three")
-    log_d = np.log(np.maximum(d, 1e-12))
-    (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -d * log_d], axis=1), g, rcond=None)
-    return GoldCurve(float(alpha), float(beta))
 
 
 def _change(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float, float]:

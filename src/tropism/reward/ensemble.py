@@ -21,11 +21,6 @@ from tropism.errors import RewardError
 Combination = Literal["mean", "min", "pessimistic"]
 
 
-def disagreement(members: Tensor) -> Tensor:
-    """Standard deviation over the members of standardised scores ``[E, ...]`` → ``[...]`` (population; 0 for E = 1)."""
-    return members.std(0, correction=0)
-
-
 def combine(members: Tensor, how: Combination = "mean", pessimism: float = 0.0) -> Tensor:
     """One score ``[...]`` from standardised members ``[E, ...]``.
 

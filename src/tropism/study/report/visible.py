@@ -44,9 +44,3 @@ def _show(character: str) -> str:
     if hidden or unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
         return f"⟨U+{code:04X}⟩"
     return character
-
-
-def one_line(text: object, width: int) -> str:
-    """``visible`` text on one line of at most ``width`` characters (an ellipsis says that something was cut)."""
-    line = visible(text).replace("\n", "⏎").replace("\t", "→")
-    return line if len(line) <= width else line[: max(0, width - 1)] + "…"
