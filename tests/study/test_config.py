@@ -11,15 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tropism.errors import ConfigError
+from tropism.settings import overrides, toml
 from tropism.study import config
 from tropism.study.domains import load_domain_class
 
 MINIMAL = '[study]\ndomain = "bandit:BanditDomain"\n'
 
 
-def load(tmp_path: Path, text: str, overrides: dict[str, Any] | None = None) -> config.Config:
+def load(tmp_path: Path, text: str, over: dict[str, Any] | None = None) -> config.Config:
     (tmp_path / "study.toml").write_text(text)
-    return config.load(tmp_path / "study.toml", overrides)
+    return config.load(tmp_path / "study.toml", over)
 
 
 def test_defaults_and_overrides(tmp_path: Path) -> None:
@@ -82,18 +83,18 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
 
 def test_overrides_are_read_as_toml_or_text() -> None:
     given_ = ["a.b=3", "a.c=[1, 2]", "a.d=true", "a.e=plain words", 'a.f="x=y"', "a.g=1e-3", "h.i=folder/file.jsonl"]
-    assert config.expand(config.parse_overrides(given_)) == {
+    assert overrides.expand(overrides.parse_overrides(given_)) == {
         "a": {"b": 3, "c": [1, 2], "d": True, "e": "plain words", "f": "x=y", "g": 1e-3},
         "h": {"i": "folder/file.jsonl"},
     }
     for bad in ("a.b", "=3", "a..b=3"):
         with pytest.raises(ConfigError, match="KEY=VALUE"):
-            config.parse_overrides([bad])
+            overrides.parse_overrides([bad])
 
 
 def test_users_values_lie_over_the_recipe() -> None:
     under = {"a": {"x": 1, "y": [1, 2]}, "b": 1}
-    assert config.merge(under, {"a": {"y": [3]}, "c": 2}) == {"a": {"x": 1, "y": [3]}, "b": 1, "c": 2}
+    assert overrides.merge(under, {"a": {"y": [3]}, "c": 2}) == {"a": {"x": 1, "y": [3]}, "b": 1, "c": 2}
     assert under == {"a": {"x": 1, "y": [1, 2]}, "b": 1}
     for recipe in config.recipes():
         assert recipe.summary
@@ -114,9 +115,9 @@ SCALARS = st.one_of(
     st.dictionaries(KEYS, st.one_of(SCALARS, st.dictionaries(KEYS, st.one_of(SCALARS, st.dictionaries(KEYS, SCALARS)))))
 )
 def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
-    assert tomllib.loads(config.to_toml(values)) == values
+    assert tomllib.loads(toml.to_toml(values)) == values
 
 
 def test_differences_name_the_keys() -> None:
     before, after = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "e": 4}
-    assert config.differences(before, after) == {"a.c": (2, 5), "d": (3, None), "e": (None, 4)}
+    assert overrides.differences(before, after) == {"a.c": (2, 5), "d": (3, None), "e": (None, 4)}

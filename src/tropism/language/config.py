@@ -10,10 +10,7 @@ from tropism.language.policy import ValueTrunk
 from tropism.language.sft import SftSettings
 from tropism.language.worlds.base import ModelSettings
 from tropism.runtime.precision import PrecisionName
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from tropism.settings.sections import Section
 
 
 class WorldSection(Section):
@@ -33,7 +30,7 @@ class WorldSection(Section):
     """text: share of prompts held out for evaluation, by hash of the prompt."""
     validation_fraction: float = Field(0.15, gt=0, lt=1)
     """text: share of prompts whose feedback is held out to assess reward models."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
     """Further options of a world, passed on as they are."""
 
 
@@ -65,7 +62,7 @@ class RewardSection(Section):
     """Fit a reward model on feedback. False: the functions below are the whole reward."""
     weight: float = 1.0
     """Weight of the learned score (standardised on the reference's samples)."""
-    functions: dict[str, float] = {}
+    functions: dict[str, float] = Field({})
     """``"file.py:function" = weight``: Python rewards of (prompts, completions, rows), added to the learned score."""
     network: Literal["frozen", "full"] = "frozen"
     """``frozen``: small networks on features of the frozen reference; ``full``: fine-tune a copy of it."""
@@ -165,7 +162,7 @@ class EvaluationSection(Section):
     """What every round is measured by, on test prompts."""
 
     prompts: int = Field(300, ge=2)
-    keep: list[str] = []
+    keep: list[str] = Field([])
     """Aspects that no round may lose (against the reference, within the tolerance); a loss blocks promotion."""
     tolerance: float = Field(0.05, ge=0)
     """How much of a kept aspect, and of the win rate against the policy before, may be lost to noise."""

@@ -57,7 +57,7 @@ class LanguageDomain:
         "world.gold": "function",
         "reward.functions": "functions",
     }
-    """The settings that are paths, and of what (``study.paths.PathKind``)."""
+    """The settings that are paths, and of what (``settings.paths.PathKind``)."""
 
     def __init__(self, config: LanguageConfig) -> None:
         self.config = config

@@ -8,28 +8,20 @@ Left out: environment variables and several files per study: one file says every
 
 from __future__ import annotations
 
-import difflib
-import json
-import math
 import tomllib
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from tropism.errors import ConfigError
+from tropism.settings.overrides import expand, merge
+from tropism.settings.paths import PathKind, absolute, relative
+from tropism.settings.sections import Section, check_section, model_in, nearest, refuse_infinite, unknown_key
 from tropism.study.domains import load_domain_class
-from tropism.study.paths import PathKind, absolute, relative
-
-
-class Section(BaseModel):
-    """A table of study.toml: frozen, and no key that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class StudySection(Section):
@@ -102,9 +94,6 @@ class RuntimeSection(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     tune_memory: bool = True
     keep_scratch: bool = False
-
-
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -193,18 +182,9 @@ def _beginning(own: Mapping[str, Any]) -> tuple[str | None, dict[str, Any], Stud
     if recipe is not None and not isinstance(recipe, str):
         raise ConfigError(f"recipe = {recipe!r} is not a name", 'write recipe = "NAME"; `tropism recipes` lists them')
     merged = merge(recipe_values(recipe), given) if recipe else given
-    _refuse_infinite(merged)
-    study = _section(StudySection, "study", merged.get("study", {}))
+    refuse_infinite(merged)
+    study = check_section(StudySection, "study", merged.get("study", {}))
     return recipe, merged, study, load_domain_class(study.domain)
-
-
-def _refuse_infinite(values: Mapping[str, Any], path: str = "") -> None:
-    """TOML can say inf and nan, and an infinite rate passes any lower bound."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            _refuse_infinite(value, f"{path}{key}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{path}{key} = {value} is not a finite number", "leave it out to switch a limit off")
 
 
 def _path_kinds(domain_class: type[Any]) -> dict[str, PathKind]:
@@ -218,17 +198,19 @@ def resolve(own: Mapping[str, Any], folder: Path) -> Config:
     own_sections = [n for n in domain_config.model_fields if n not in _SECTIONS]
     for name in merged:
         if name not in _SECTIONS and name not in own_sections:
-            raise _unknown(name, [*_SECTIONS, *own_sections, "recipe"])
-    shared = {name: _section(cls, name, merged.get(name, {})) for name, cls in _SECTIONS.items() if name != "study"}
+            raise unknown_key(name, [*_SECTIONS, *own_sections, "recipe"])
+    shared = {
+        name: check_section(cls, name, merged.get(name, {})) for name, cls in _SECTIONS.items() if name != "study"
+    }
     given = {n: merged[n] for n in own_sections if n in merged}
     for name, section in {"study": study, **shared}.items():
         if name in domain_config.model_fields:
             # a domain that declares [runtime], say, among its fields gets a copy of what it declares of it
-            known = _model_in(domain_config.model_fields[name].annotation)
+            known = model_in(domain_config.model_fields[name].annotation)
             given[name] = {
                 k: v for k, v in section.model_dump(mode="json").items() if known and k in known.model_fields
             }
-    domain = _section(domain_config, "", given)
+    domain = check_section(domain_config, "", given)
     _refuse_myopic(shared["feedback"], domain_class)
     resolved = {name: section.model_dump(mode="json") for name, section in {"study": study, **shared}.items()}
     resolved |= {n: v for n, v in domain.model_dump(mode="json").items() if n in own_sections}
@@ -244,146 +226,3 @@ def _refuse_myopic(feedback: Any, domain_class: type[Any]) -> None:
             f"feedback.oracle.discount = {discount}, but domain {domain_class.name} knows no utilities by step",
             "leave feedback.oracle.discount out, or give the domain a step_gold",
         )
-
-
-def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
-    """``["ppo.steps=3", "study.name=mine"]`` → ``{"ppo.steps": 3, "study.name": "mine"}``.
-
-    A value is read as TOML; what is not TOML is taken as a string.
-    """
-    made: dict[str, Any] = {}
-    for item in items:
-        key, equals, raw = item.partition("=")
-        if not equals or not all(part.strip() for part in key.split(".")):
-            raise ConfigError(f"--set {item!r} is not KEY=VALUE", "write for example --set ppo.steps=40")
-        try:
-            value = tomllib.loads(f"value = {raw.strip()}")["value"] if "\n" not in raw else raw
-        except tomllib.TOMLDecodeError:
-            value = raw
-        made[".".join(part.strip() for part in key.split("."))] = value
-    return made
-
-
-def expand(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys made into nested tables: ``{"a.b": 1}`` → ``{"a": {"b": 1}}``; nested ones are kept."""
-    nested: dict[str, Any] = {}
-    for key, value in overrides.items():
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        nested = merge(nested, value)
-    return nested
-
-
-def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` laid over ``under``, table by table; neither is changed."""
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def to_toml(values: Mapping[str, Any], path: str = "") -> str:
-    """Nested values as TOML: plain keys first, then tables. For what ``expand`` and ``parse_overrides`` make."""
-    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
-    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    lines = [f"{_toml_key(key)} = {_toml_value(value)}\n" for key, value in plain.items()]
-    head = f"\n[{path}]\n" if path and (lines or not tables) else ""
-    below = [to_toml(value, f"{path}.{_toml_key(key)}" if path else _toml_key(key)) for key, value in tables.items()]
-    return head + "".join(lines) + "".join(below)
-
-
-def _toml_key(key: str) -> str:
-    plain = key and all(c.isascii() and (c.isalnum() or c in "-_") for c in key)
-    return key if plain else _toml_string(key)
-
-
-def _toml_string(text: str) -> str:
-    """JSON's escapes are TOML's, but for DEL, which only TOML wants escaped."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml_value, value))}]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml_key(str(k))} = {_toml_value(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, int | float):
-        return repr(value)
-    if value is None:
-        raise ConfigError("TOML has no null", "leave the key out to have its default")
-    return _toml_string(str(value))
-
-
-def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """The dotted keys whose values differ, with both values (None where absent)."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in sorted({*before, *after}):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found |= differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            found[f"{prefix}{key}"] = (old, new)
-    return found
-
-
-def nearest(name: str, valid: Iterable[str], otherwise: str) -> str:
-    """A fix that names the nearest valid name, or says what else to do."""
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.55)
-    return f"did you mean {close[0]!r}?" if close else otherwise
-
-
-def _unknown(key: str, valid: Iterable[str]) -> ConfigError:
-    head, _, last = key.rpartition(".")
-    names = sorted(valid)
-    listed = f"valid {'keys of [' + head + ']' if head else 'sections'}: {', '.join(names)}"
-    return ConfigError(
-        f"unknown {'key' if head else 'section or key'} {key!r} in study.toml", nearest(last, names, listed)
-    )
-
-
-def _section(cls: type[_Model], name: str, raw: Any) -> _Model:
-    """One section, strictly typed: "3" is no integer and 1 no truth value."""
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{name} = {raw!r} is not a section", f"write [{name}] and its keys below it")
-    _refuse_unknown(cls, raw, name)
-    try:
-        # JSON mode: lists may become tuples and strings paths, which TOML cannot say otherwise
-        return cls.model_validate_json(json.dumps(raw, default=str), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join([*([name] if name else []), *(str(part) for part in first["loc"])])
-        if first["type"] == "missing":
-            raise ConfigError(f"{key} is missing in study.toml", f"add {key}") from None
-        given = first["input"]
-        shown = f"{key} = {json.dumps(given, default=str)}" if not isinstance(given, Mapping) else f"[{key}]"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ConfigError(f"{shown}: {_sentence(first)}{more}", f"set {key} to a value of the right kind") from None
-
-
-def _sentence(error: Any) -> str:
-    """Pydantic's message without its prefix, first letter small."""
-    text = str(error["msg"]).removeprefix("Value error, ")
-    return text[:1].lower() + text[1:]
-
-
-def _refuse_unknown(cls: type[BaseModel], raw: Mapping[str, Any], path: str) -> None:
-    """Unknown keys at any depth, whatever the model's own ``extra`` says."""
-    names = {field.alias or name: field.annotation for name, field in cls.model_fields.items()}
-    for key, value in raw.items():
-        full = f"{path}.{key}" if path else key
-        if key not in names:
-            raise _unknown(full, names)
-        below = _model_in(names[key])
-        if below is not None and isinstance(value, Mapping):
-            _refuse_unknown(below, value, full)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The one model class of an annotation such as ``Section`` or ``Section | None``; None if there are several."""
-    if isinstance(annotation, type):
-        return annotation if issubclass(annotation, BaseModel) else None
-    models = [m for m in map(_model_in, typing.get_args(annotation)) if m is not None]
-    return models[0] if len(models) == 1 and typing.get_origin(annotation) not in (dict, list, tuple) else None

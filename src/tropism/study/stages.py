@@ -25,12 +25,12 @@ from tropism.errors import ConfigError, ContractError
 from tropism.runtime.interrupts import StopRequest
 from tropism.runtime.memory import peak_memory_bytes
 from tropism.runtime.stage import Made, NoProgress, ProgressSink, StageRun
+from tropism.settings.overrides import differences
 from tropism.store import lineage, schema
 from tropism.store.artifacts import ArtifactStore
 from tropism.store.database import Database
 from tropism.store.lease import TrainerLease
 from tropism.store.metrics import MetricStore
-from tropism.study.config import differences
 
 ORDER = ("base", "collect", "reward", "improve", "evaluate", "decide")
 """The kinds of stage, in the order in which a round runs them; ``base`` is round 0."""

@@ -27,6 +27,8 @@ from tropism.files import sync_folder, sync_path
 from tropism.runtime.interrupts import StopRequest
 from tropism.runtime.memory import tune
 from tropism.runtime.stage import ProgressSink
+from tropism.settings.overrides import expand, parse_overrides
+from tropism.settings.toml import to_toml
 from tropism.store.artifacts import ArtifactStore
 from tropism.store.database import Database
 from tropism.store.lease import TrainerLease, process_start
@@ -58,7 +60,7 @@ class Study:
         Errors: ConfigError for a bad recipe or setting; StoreError if the folder is not empty or cannot be written.
         """
         folder = Path(folder)
-        layers = [(configuration.expand(_mapping(overrides)), Path())]
+        layers = [(expand(_mapping(overrides)), Path())]
         if recipe is not None and recipe.endswith(".toml"):
             layers.insert(0, (read_recipe(Path(recipe)), Path(recipe).parent))
         elif recipe is not None:
@@ -76,7 +78,7 @@ class Study:
                 _remove_dead(partial)
                 (partial / "artifacts").mkdir(parents=True)
                 (partial / "scratch").mkdir()
-                (partial / "study.toml").write_text(configuration.to_toml(own), "utf-8")
+                (partial / "study.toml").write_text(to_toml(own), "utf-8")
                 Database.create(partial / "study.db").close()
                 MetricStore(partial / "metrics.db").close()
                 sync_folder(partial)
@@ -210,7 +212,7 @@ def _mapping(overrides: Overrides) -> Mapping[str, Any]:
     if isinstance(overrides, Mapping):
         return overrides
     items: Iterable[str] = [overrides] if isinstance(overrides, str) else overrides
-    return configuration.parse_overrides(items)
+    return parse_overrides(items)
 
 
 @contextmanager

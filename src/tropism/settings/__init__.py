@@ -1,0 +1,1 @@
+"""Settings as every command and study reads them: sections, overrides, TOML, paths."""
