@@ -24,6 +24,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ROWS = {
     "cli": 8,
     "study": 7,
+    "jobs": 7,
     "language": 6,
     "evaluation": 5,
     "monitoring": 5,

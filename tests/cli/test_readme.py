@@ -10,8 +10,8 @@ import pytest
 from typer.main import get_command
 
 from tropism.cli.main import app
+from tropism.settings.recipes import read_recipe
 from tropism.study.config import gather, resolve
-from tropism.study.recipe_file import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "README.zh-CN.md")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tropism.errors import ConfigError
-from tropism.settings import overrides, toml
+from tropism.settings import overrides, recipes, toml
 from tropism.study import config
 from tropism.study.domains import load_domain_class
 
@@ -96,9 +96,9 @@ def test_users_values_lie_over_the_recipe() -> None:
     under = {"a": {"x": 1, "y": [1, 2]}, "b": 1}
     assert overrides.merge(under, {"a": {"y": [3]}, "c": 2}) == {"a": {"x": 1, "y": [3]}, "b": 1, "c": 2}
     assert under == {"a": {"x": 1, "y": [1, 2]}, "b": 1}
-    for recipe in config.recipes():
+    for recipe in recipes.recipes():
         assert recipe.summary
-        assert config.recipe_values(recipe.name)
+        assert recipes.recipe_values(recipe.name, recipe.job)
 
 
 KEYS = st.text(min_size=1, max_size=8)

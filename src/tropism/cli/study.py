@@ -81,12 +81,13 @@ def report(folder: Folder) -> None:
 
 def recipes() -> None:
     """List the built-in recipes."""
-    from tropism.study.config import recipes as built_in
+    from tropism.settings.recipes import recipes as built_in
 
     listed = built_in()
     width = max((len(recipe.name) for recipe in listed), default=0)
     for recipe in listed:
-        typer.echo(f"{recipe.name:<{width}}  {recipe.summary}")
+        how = f" (tropism {recipe.job} --recipe {recipe.name})" if recipe.job else ""
+        typer.echo(f"{recipe.name:<{width}}  {recipe.summary}{how}")
 
 
 def gc(folder: Folder) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,8 @@ from pydantic import BaseModel, Field, model_validator
 from tropism.errors import ConfigError
 from tropism.settings.overrides import expand, merge
 from tropism.settings.paths import PathKind, absolute, relative
-from tropism.settings.sections import Section, check_section, model_in, nearest, refuse_infinite, unknown_key
+from tropism.settings.recipes import recipe_values
+from tropism.settings.sections import Section, check_section, model_in, refuse_infinite, unknown_key
 from tropism.study.domains import load_domain_class
 
 
@@ -119,29 +119,6 @@ _SECTIONS: dict[str, type[Section]] = {
     "loop": LoopSection,
     "runtime": RuntimeSection,
 }
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A built-in recipe: its name and the first comment line of its file."""
-
-    name: str
-    summary: str
-
-
-def recipes() -> list[Recipe]:
-    """The built-in recipes, by name."""
-    folder = resources.files("tropism.recipes")
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
-    return [Recipe(f.name[:-5], f.read_text("utf-8").split("\n", 1)[0].lstrip("# ").strip()) for f in files]
-
-
-def recipe_values(name: str) -> dict[str, Any]:
-    """A built-in recipe's values; ConfigError with the nearest name if there is none."""
-    names = [r.name for r in recipes()]
-    if name not in names:
-        raise ConfigError(f"no recipe is called {name!r}", nearest(name, names, "`tropism recipes` lists them"))
-    return tomllib.loads(resources.files("tropism.recipes").joinpath(f"{name}.toml").read_text("utf-8"))
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:

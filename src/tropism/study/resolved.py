@@ -6,25 +6,13 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from tropism.runtime.memory import Tuning
 from tropism.runtime.seeding import derive
+from tropism.runtime.versions import versions
 from tropism.study.config import Config
-
-_PACKAGES = (
-    "tropism",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "scipy",
-    "sqlalchemy",
-    "pydantic",
-)
 
 
 def write_resolved(path: Path, config: Config, tuning: Tuning, data: Mapping[str, str]) -> None:
@@ -34,20 +22,10 @@ def write_resolved(path: Path, config: Config, tuning: Tuning, data: Mapping[str
         "recipe": config.recipe,
         "config": dict(config.values),
         "seeds": seeds,
-        "versions": _versions(),
+        "versions": versions(),
         "data": dict(data),
         "process": {**asdict(tuning), "machine": platform.machine(), "system": platform.system()},
     }
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
     partial.rename(path)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

@@ -28,6 +28,7 @@ from tropism.runtime.interrupts import StopRequest
 from tropism.runtime.memory import tune
 from tropism.runtime.stage import ProgressSink
 from tropism.settings.overrides import expand, parse_overrides
+from tropism.settings.recipes import for_job, read_recipe
 from tropism.settings.toml import to_toml
 from tropism.store.artifacts import ArtifactStore
 from tropism.store.database import Database
@@ -35,7 +36,6 @@ from tropism.store.lease import TrainerLease, process_start
 from tropism.store.lineage import live_artifacts
 from tropism.store.metrics import MetricStore
 from tropism.study import config as configuration
-from tropism.study.recipe_file import read_recipe
 from tropism.study.resolved import write_resolved
 from tropism.study.rounds import Loop
 from tropism.study.stages import StageRunner
@@ -62,7 +62,7 @@ class Study:
         folder = Path(folder)
         layers = [(expand(_mapping(overrides)), Path())]
         if recipe is not None and recipe.endswith(".toml"):
-            layers.insert(0, (read_recipe(Path(recipe)), Path(recipe).parent))
+            layers.insert(0, (for_job(read_recipe(Path(recipe)), recipe, None), Path(recipe).parent))
         elif recipe is not None:
             layers.insert(0, ({"recipe": recipe}, Path()))
         own = configuration.gather(*layers)
