@@ -138,7 +138,7 @@ def test_one_prompt_never_comes_in_two_splits() -> None:
 
 def test_teachers_are_kept_apart_and_say_each_thing_once() -> None:
     rows = [pair(line=1), pair(line=2), pair(choice="b", line=3), pair(choice="b", line=4, teacher="Ada"),
-            pair("p", "bad", "good", "a", line=5, teacher="Ada"), pair(choice="tie", line=6, teacher="Ada")]  # fmt: skip
+            pair("p", "bad", "good", line=5, teacher="Ada"), pair(choice="tie", line=6, teacher="Ada")]  # fmt: skip
     judged = to_judgements(rows)
     assert [(j.teacher_id, j.teacher_kind) for j in judged.judgements] == [("import", "import"), ("Ada", "person")]
     assert len({j.query.id for j in judged.judgements}) == 1
@@ -228,7 +228,7 @@ def test_chosen_sides_are_demonstrations_only_when_asked_for() -> None:
     best = Record("p", ({"text": "x"}, {"text": "y"}), {"kind": "best_of", "best": "c2"}, None, "best_of")
     none = Record("n", ({"text": "x"}, {"text": "y"}), {"kind": "best_of", "best": "all_bad"}, None, "best_of")
     rows = [pair("a"), pair("b", choice="b"), pair("t", choice="tie"), best, none,
-            ranking("r", ["x", "y", "z"], [["c3"], ["c1", "c2"]]), ranking("s", ["x", "y"], [["c1", "c2"]])]  # fmt: skip
+            ranking("r", list("xyz"), [["c3"], ["c1", "c2"]]), ranking("s", list("xy"), [["c1", "c2"]])]  # fmt: skip
     assert to_demonstrations(rows) == []
     assert [(p["prompt"], text) for p, text in to_demonstrations(rows, chosen=True)] == [
         ("a", "good"), ("b", "bad"), ("p", "y"), ("r", "z")]  # fmt: skip
