@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,38 +75,35 @@ def finished(out: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
-@contextmanager
-def opened(out: Path, job: Job, progress: ProgressSink | None = None) -> Iterator[JobFolder]:
-    """Run a job in ``out``: a new or empty folder, or that of the same job. At the block's end its ``values`` are
-    written and the scratch folder goes; an error or a kill leaves it for the next run.
+def run_job(
+    out: Path, job: Job, work: Callable[[JobFolder], None], progress: ProgressSink | None = None
+) -> dict[str, Any]:
+    """Do ``work`` in ``out`` (a new or empty folder, or that of the same job) and return its ``values``; a job that is
+    finished already only returns them. An error or a kill leaves what is needed to go on.
 
     Errors: StoreError for a folder with something else in it; ConfigError where settings or inputs differ from what
     the job began with; LeaseHeldError where another process runs it; InterruptedRun on SIGTERM and Ctrl-C.
     """
     check_installed(job.trackers)
     _prepare(out, job)
-    tune(job.threads)
     with _locked(out), StopRequest() as stop:
-        metrics = MetricStore(out / "run" / "metrics.db")
-        sink = Mirrors(metrics, open_trackers(job.trackers, out / "run", f"{job.name} {out.name}", job.settings))
+        if (done := finished(out)) is not None:
+            return done
+        tune(job.threads)
+        record = MetricStore(out / "run" / "metrics.db")
+        sink = Mirrors(record, open_trackers(job.trackers, out / "run", f"{job.name} {out.name}", job.settings))
+        scratch, name = out / "run" / "scratch", job.name.replace(" ", "-")
         try:
-            run = StageRun(
-                job.name.replace(" ", "-"),
-                out / "run" / "scratch",
-                job.seed,
-                sink,
-                progress or NoProgress(),
-                stop.requested,
-            )
+            run = StageRun(name, scratch, job.seed, sink, progress or NoProgress(), stop.requested)
             folder = JobFolder(out, job, run)
-            try:
-                yield folder
-            except InterruptedRun as error:
-                raise (stop.error(f"in {out}") if stop.requested() else error) from error
+            work(folder)
             _write(out / "run" / RESULT, folder.values)
-            shutil.rmtree(run.folder, ignore_errors=True)
+        except InterruptedRun as error:
+            raise (stop.error(f"in {out}") if stop.requested() else error) from error
         finally:
             sink.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder.values
 
 
 def _prepare(out: Path, job: Job) -> None:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-PathKind = Literal["file", "model", "function", "functions"]
+PathKind = Literal["file", "model", "models", "function", "functions"]
 """What a setting holds: ``file``, a file or folder; ``model``, a folder or a hub's name (a name that could be either is
-a path if there is such a folder); ``function``, ``file.py:name`` (``package.module:name`` is no path); ``functions``, a
+a path if there is such a folder); ``models``, a table whose keys are models; ``function``, ``file.py:name`` (``package.module:name`` is no path); ``functions``, a
 table whose keys are functions."""
+
+TABLES = ("functions", "models")
 
 
 def absolute(values: Mapping[str, Any], folder: Path, kinds: Mapping[str, PathKind]) -> dict[str, Any]:
@@ -38,9 +40,9 @@ def _each(
         section, _, key = dotted.partition(".")
         table = made.get(section)
         given = table.get(key) if isinstance(table, Mapping) else None
-        if isinstance(table, Mapping) and isinstance(given, str) and given and kind != "functions":
+        if isinstance(table, Mapping) and isinstance(given, str) and given and kind not in TABLES:
             made[section] = {**table, key: change(given, kind)}
-        elif isinstance(table, Mapping) and isinstance(given, Mapping) and kind == "functions":
+        elif isinstance(table, Mapping) and isinstance(given, Mapping) and kind in TABLES:
             made[section] = {**table, key: {change(str(name), kind): weight for name, weight in given.items()}}
     return made
 
@@ -49,7 +51,7 @@ def _absolute(text: str, kind: PathKind, folder: Path) -> str:
     if kind in ("function", "functions"):
         place, colon, name = text.rpartition(":")
         return f"{_joined(folder, place)}{colon}{name}" if place.endswith(".py") else text
-    if kind == "model":
+    if kind in ("model", "models"):
         could_be_name = text.count("/") <= 1 and not text.startswith((".", "/", "~"))
         return text if could_be_name and not (folder / text).exists() else _joined(folder, text)
     return _joined(folder, text)
