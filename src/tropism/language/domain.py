@@ -130,8 +130,9 @@ class LanguageDomain:
                     policy.model, policy.tokenizer, phase.examples, phase.settings, run, phase.name
                 )
         self._check_lengths(policy)
-        examples = self.world.demonstrations(self.config.sft.demonstrations, derive(run.seed, "demonstrations"))
-        if examples:
+        shown = self.world.demonstrations(self.config.sft.demonstrations, derive(run.seed, "demonstrations"))
+        if shown:
+            examples = [policy.example(prompt, completion) for prompt, completion in shown]
             values["sft"] = fine_tune(policy.model, policy.tokenizer, examples, self.config.sft, run, "sft")
         with run.making("policy") as folder:
             policy.save(folder, {"stage": run.name, "base": origin, **values})

@@ -91,7 +91,7 @@ class Evaluator:
 
     def sample(self, policy: LanguagePolicy, tasks: Sequence[Task], judges: Mapping[str, RewardSource]) -> Sampled:
         """One answer per task, measured."""
-        prompts = [policy.encode_prompt(str(t.payload["prompt"])) for t in tasks]
+        prompts = [policy.encode_task(t.payload) for t in tasks]
         with self.precision.autocast():
             out = generate(
                 policy.model,

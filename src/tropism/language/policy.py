@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tropism.engine import chat
 from tropism.engine.batch import TokenBatch
 from tropism.engine.models import eos_ids, load_policy, save_policy
 from tropism.engine.scoring import check_head, completion_scores, hidden_states, states_before
+from tropism.language.sft import Example
 
 ValueTrunk = Literal["shared", "separate"]
 
@@ -86,11 +88,37 @@ class LanguagePolicy:
             ids = [start if start is not None else min(self.eos)]
         return list(ids)
 
-    def encode_completion(self, text: str, ended: bool = True) -> list[int]:
-        """Token ids of a completion given as text: no BOS; one EOS (the tokenizer's) if it is ``ended``."""
+    def encode_task(self, payload: Mapping[str, Any]) -> list[int]:
+        """Token ids of a task's prompt: its ``messages`` through the chat template (see ``engine/chat.py`` for when),
+        else its ``prompt`` as :meth:`encode_prompt` does."""
+        messages = chat.conversation(self.tokenizer, payload)
+        if messages is None:
+            return self.encode_prompt(str(payload["prompt"]))
+        return chat.prompt_ids(self.tokenizer, messages)
+
+    def encode_completion(self, text: str, ended: bool = True, payload: Mapping[str, Any] | None = None) -> list[int]:
+        """Token ids of a completion given as text: no BOS; one EOS (the tokenizer's) if it is ``ended``.
+
+        With the ``payload`` of a task that goes through the chat template: what the template writes behind the prompt,
+        up to the first EOS.
+        """
+        messages = None if payload is None else chat.conversation(self.tokenizer, payload)
+        if messages is not None:
+            return chat.completion_ids(self.tokenizer, messages, text, ended, self.eos)
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         end = self.tokenizer.eos_token_id
         return [*ids, end if end is not None else min(self.eos)] if ended else ids
+
+    def example(self, prompt: str | Mapping[str, Any], completion: str) -> Example:
+        """A demonstration for SFT, encoded by the rule by which the policy is sampled: only the answer is trained.
+
+        ``prompt`` is a text or a task's payload (with ``messages`` for a chat).
+        """
+        payload = {"prompt": prompt} if isinstance(prompt, str) else prompt
+        if chat.conversation(self.tokenizer, payload) is None:
+            return Example.of(str(payload["prompt"]), completion)
+        answer = self.encode_completion(completion, payload=payload)
+        return Example(((tuple(self.encode_task(payload)), False), (tuple(answer), True)))
 
     def decode(self, tokens: list[int]) -> str:
         """Text of completion tokens, without special tokens."""

@@ -103,7 +103,7 @@ class PpoTrainer:
 
     def sample(self, tasks: list[Task]) -> Rollout:
         """Completions of π_old, one per task given."""
-        prompts = [self.policy.encode_prompt(str(t.payload["prompt"])) for t in tasks]
+        prompts = [self.policy.encode_task(t.payload) for t in tasks]
         seed = derive(self.run.seed, "ppo-rollout", self.state.step)
         with self.precision.autocast():
             generation = generate(

@@ -121,7 +121,7 @@ def sample_candidates(
 
     With ``run`` every finished batch is kept in the stage's scratch folder: a killed stage goes on behind it.
     """
-    prompts = [policy.encode_prompt(str(t.payload["prompt"])) for t in tasks for _ in range(k)]
+    prompts = [policy.encode_task(t.payload) for t in tasks for _ in range(k)]
     check_prompts(policy.model, prompts, sampling)  # all of them, before the first batch
     sampled: dict[int, Sampled] = {}
     # the batches that ``generate`` makes of all prompts at once: bf16 rounds by the company that a row is in

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,10 +60,11 @@ class SftSettings(BaseModel):
 class Example:
     """A text in pieces ``(text, trained)``: only trained pieces count in the loss, each ended by EOS.
 
-    The first piece is a prompt. Several trained pieces make one context serve several questions (pretraining).
+    The first piece is a prompt. Several trained pieces make one context serve several questions (pretraining). A piece
+    given as token ids (a chat template's) is taken as it is, with no EOS added.
     """
 
-    pieces: tuple[tuple[str, bool], ...]
+    pieces: tuple[tuple[str | tuple[int, ...], bool], ...]
 
     @classmethod
     def of(cls, prompt: str, completion: str) -> Example:
@@ -141,18 +142,12 @@ def encode_examples(
         raise DataError("there are no examples to train on", "give at least one (prompt, completion)")
     made = [e if isinstance(e, Example) else Example.of(*e) for e in examples]
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else end
-    heads = tokenizer([e.pieces[0][0] for e in made], add_special_tokens=True)["input_ids"]
-    rest = [text for e in made for text, _ in e.pieces[1:]]
-    tails = iter(tokenizer(rest, add_special_tokens=False)["input_ids"] if rest else [])
     bos = tokenizer.bos_token_id
     tokens, trained, cut, skipped = [], [], 0, 0
-    for example, head in zip(made, heads, strict=True):
-        while head and head[-1] == eos:  # some tokenizers end every text; a prompt is not ended
-            head = head[:-1]
-        ids = head or [eos if bos is None else bos]
+    for example, pieces in zip(made, _piece_ids(made, tokenizer, eos), strict=True):
+        ids = pieces[0] or [eos if bos is None else bos]
         mask = [example.pieces[0][1]] * len(ids)
-        for _, is_trained in example.pieces[1:]:
-            piece = [*next(tails), eos] if is_trained else next(tails)
+        for piece, (_, is_trained) in zip(pieces[1:], example.pieces[1:], strict=True):
             ids, mask = ids + piece, mask + [is_trained] * len(piece)
         if len(ids) > limit:
             keep = limit - (1 if ids[0] == bos else 0)
@@ -173,6 +168,29 @@ def encode_examples(
             f"none of {len(made)} examples fits into {limit} tokens", "raise max_length or shorten completions"
         )
     return Rows(tokens, trained, cut, skipped)
+
+
+def _piece_ids(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, eos: int) -> Iterator[list[list[int]]]:
+    """The ids of every example's pieces; texts go through the tokenizer together, which is much faster."""
+
+    def encoded(texts: list[str], special: bool) -> Iterator[list[int]]:
+        return iter(tokenizer(texts, add_special_tokens=special)["input_ids"] if texts else [])
+
+    heads = encoded([e.pieces[0][0] for e in examples if isinstance(e.pieces[0][0], str)], True)
+    tails = encoded([text for e in examples for text, _ in e.pieces[1:] if isinstance(text, str)], False)
+    for example in examples:
+        made: list[list[int]] = []
+        for number, (piece, is_trained) in enumerate(example.pieces):
+            if not isinstance(piece, str):
+                made.append(list(piece))
+            elif number == 0:
+                head = next(heads)
+                while head and head[-1] == eos:  # some tokenizers end every text; a prompt is not ended
+                    head = head[:-1]
+                made.append(head)
+            else:
+                made.append([*next(tails), eos] if is_trained else next(tails))
+        yield made
 
 
 class BatchOrder:
