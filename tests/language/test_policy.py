@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,12 @@ def test_a_copy_is_frozen_in_eval_mode_and_its_own() -> None:
     with torch.no_grad():
         next(model.parameters()).add_(1.0)
     assert not same_weights(model, copy)
+
+
+def test_a_prompt_limit_cuts_from_the_left_and_keeps_the_bos() -> None:
+    policy = policy_of(llama())
+    whole = policy.encode_task({"prompt": "w1 w2 w3 w4 w5"})
+    limited = replace(policy, prompt_limit=3)
+    assert limited.encode_task({"prompt": "w1 w2 w3 w4 w5"}) == whole[-3:]
+    assert limited.encode_task({"prompt": "w1 w2"}) == policy.encode_task({"prompt": "w1 w2"})
+    assert limited.encode_task({"prompt": "<bos> w1 w2 w3 w4 w5"}) == [BOS, *whole[-2:]]

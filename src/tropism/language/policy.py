@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tropism.engine import chat
 from tropism.engine.batch import TokenBatch
+from tropism.engine.generation import check_sampling
 from tropism.engine.models import eos_ids, load_policy, save_policy
 from tropism.engine.scoring import check_head, completion_scores, hidden_states, states_before
 from tropism.language.sft import Example
@@ -41,7 +42,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.lm: PreTrainedModel = lm
         self.value_lm: PreTrainedModel | None = copy.deepcopy(lm) if value_trunk == "separate" else None
-        self.value_head = nn.Linear(lm.config.hidden_size, 1)
+        self.value_head = nn.Linear(lm.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
@@ -65,12 +66,15 @@ class LanguagePolicy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     eos: frozenset[int]
+    prompt_limit: int | None = None
+    """Prompts of more tokens lose their left end (a BOS stays): what a job that cuts prompts sets, and counts."""
 
     @classmethod
     def load(cls, folder: str | Path) -> LanguagePolicy:
         """From a Hugging Face folder or name; ModelError where the engine would compute it wrongly."""
         model, tokenizer = load_policy(folder)
         check_head(model)
+        check_sampling(model)
         return cls(model.eval(), tokenizer, eos_ids(model, tokenizer))
 
     def save(self, folder: Path, card: Mapping[str, Any]) -> None:
@@ -93,8 +97,13 @@ class LanguagePolicy:
         else its ``prompt`` as :meth:`encode_prompt` does."""
         messages = chat.conversation(self.tokenizer, payload)
         if messages is None:
-            return self.encode_prompt(str(payload["prompt"]))
-        return chat.prompt_ids(self.tokenizer, messages)
+            ids = self.encode_prompt(str(payload["prompt"]))
+        else:
+            ids = chat.prompt_ids(self.tokenizer, messages)
+        if self.prompt_limit is None or len(ids) <= self.prompt_limit:
+            return ids
+        first = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        return first + ids[len(ids) - self.prompt_limit + len(first) :]
 
     def encode_completion(self, text: str, ended: bool = True, payload: Mapping[str, Any] | None = None) -> list[int]:
         """Token ids of a completion given as text: no BOS; one EOS (the tokenizer's) if it is ``ended``.

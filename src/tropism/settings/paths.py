@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 PathKind = Literal["file", "model", "models", "function", "functions"]
 """What a setting holds: ``file``, a file or folder; ``model``, a folder or a hub's name (a name that could be either is
-a path if there is such a folder); ``models``, a table whose keys are models; ``function``, ``file.py:name`` (``package.module:name`` is no path); ``functions``, a
-table whose keys are functions."""
+a path if there is such a folder); ``models``, a table whose keys are models; ``function``, ``file.py:name``
+(``package.module:name`` is no path); ``functions``, a table whose keys are functions."""
 
 TABLES = ("functions", "models")
 
