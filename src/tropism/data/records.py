@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypedDict, get_args
 
+from tropism.errors import DataError
 from tropism.feedback.records import QueryKind, Split
 
 CandidateKind = Literal["text", "reference", "segment"]
 """``text``: content ``{"text": str}``, with ``"messages": [...]`` too where the answer came as chat messages.
 ``reference``: ``{"ref": str}``, an answer known only by name (a system of a ranking whose texts are elsewhere).
-``segment``: ``{"source": str, "start": int, "length": int}`` (steps), or ``{"file": str, "row": int}`` of an npz file
-that holds the steps themselves."""
+``segment``: ``{"source": str, "start": int, "length": int}`` (steps; no length where the source does not say it), or
+``{"file": str, "row": int, "side": 1 | 2, "length": int}`` of an npz file that holds the steps themselves."""
 
 
 class Message(TypedDict):
@@ -58,7 +59,8 @@ class Record:
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Columns carried along (JSON)."""
     line: int = 0
-    """Where it stood: line (JSONL), row (CSV, Parquet, datasets) or element (JSON list), from 1."""
+    """Where it stood, from 1: line (JSONL; CSV: where its row begins), row (Parquet, datasets, npz) or element (JSON
+    list)."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,19 @@ class Rejected:
 
     line: int
     reason: str
+    file: str = ""
+    """Which file of a folder; empty where there is only one."""
 
 
 @dataclass
 class Reading:
     """What a source gave: records, and an account of every row.
 
-    ``rows`` = rows that gave at least one record + ``rejected``; a row may give several records (one per annotator).
-    ``repaired`` counts, by rule, what was mended (a byte order mark, CRLF, a doubled row). ``source`` goes into
-    manifests: format, files with digests, licence, columns.
+    Each of the ``rows`` was used, ``rejected``, or is ``empty_rows``: it holds nothing of what was asked for (a tree
+    without a ranking). A row may give several records (one per annotator), several rows may give one (a ranking in
+    pairs). The counters go by rule: ``repaired`` what was mended (a byte order mark, CRLF), ``left_out`` what was not
+    taken although nothing is wrong with it (an unranked reply), ``noted`` what was taken and is worth knowing (an empty
+    answer). ``source`` goes into manifests: format, files with digests, licence, columns, options, counts.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -83,6 +89,9 @@ class Reading:
     repaired: Counter[str] = field(default_factory=Counter)
     rows: int = 0
     source: dict[str, Any] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
+    empty_rows: int = 0
 
 
 def prompt_text(prompt: Prompt) -> str:
@@ -103,3 +112,91 @@ def payload(record: Record) -> dict[str, Any]:
     if record.group:
         made["group"] = record.group
     return made
+
+
+VERSION = 1
+"""Of the lossless form; it is the value of the key ``tropism`` in every object."""
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """A record as a JSON object; what is empty is left out. ``from_json`` gives the same record back, but its line."""
+    prompt: Any = record.prompt if isinstance(record.prompt, str) else [dict(message) for message in record.prompt]
+    made: dict[str, Any] = {"tropism": VERSION, "kind": record.kind, "prompt": prompt}
+    if record.candidates:
+        made["candidates"] = [dict(candidate) for candidate in record.candidates]
+    if record.candidate_kind != "text":
+        made["candidate_kind"] = record.candidate_kind
+    for name in ("value", "text", "teacher", "shown", "split", "source_id"):
+        held = getattr(record, name)
+        if held is not None:
+            made[name] = dict(held) if name == "value" else list(held) if name == "shown" else held
+    if record.group:
+        made["group"] = record.group
+    if record.meta:
+        made["meta"] = dict(record.meta)
+    return made
+
+
+def from_json(raw: Mapping[str, Any], line: int = 0) -> Record:
+    """A record of ``to_json``'s object. Errors: DataError naming the key and what is wrong with it."""
+    known = {f.name for f in fields(Record)} - {"line"} | {"tropism"}
+    for name in raw:
+        if name not in known:
+            raise DataError(f"unknown key {name!r} of a record", f"its keys are {', '.join(sorted(known))}")
+    if raw.get("tropism") != VERSION:
+        raise DataError(f"a record of version {raw.get('tropism')!r}, not {VERSION}", "read it with the same version")
+    prompt = _of_type(raw, "prompt", str | list, "")
+    candidates = tuple(_mapping(held, "candidates") for held in _of_type(raw, "candidates", list, []))
+    shown = _of_type(raw, "shown", list, None)
+    if shown is not None and sorted(shown, key=repr) != list(range(len(candidates))):
+        raise DataError(f"shown is {shown}, not an order of {len(candidates)} candidates", "name every slot once")
+    value = _of_type(raw, "value", dict, None)
+    kind = _one_of(raw, "kind", (*get_args(QueryKind), "prompt"), "prompt")
+    if value is not None and value.get("kind") != kind:
+        raise DataError(f"kind is {kind!r}, but its value's is {value.get('kind')!r}", "use one kind")
+    return Record(
+        prompt=prompt if isinstance(prompt, str) else tuple(_message(held) for held in prompt),
+        candidates=candidates,
+        value=value,
+        text=_of_type(raw, "text", str, None),
+        kind=kind,
+        candidate_kind=_one_of(raw, "candidate_kind", get_args(CandidateKind), "text"),
+        teacher=_of_type(raw, "teacher", str, None),
+        shown=None if shown is None else tuple(shown),
+        split=_one_of(raw, "split", get_args(Split), None),
+        group=_of_type(raw, "group", str, ""),
+        source_id=_of_type(raw, "source_id", str, None),
+        meta=_of_type(raw, "meta", dict, {}),
+        line=line,
+    )
+
+
+def _of_type(raw: Mapping[str, Any], name: str, kind: Any, default: Any) -> Any:
+    held = raw.get(name)
+    if held is None:
+        if name == "prompt":
+            raise DataError("a record without a prompt", "every record has one")
+        return default
+    if not isinstance(held, kind):
+        raise DataError(f"{name} is a {type(held).__name__}", "write records with to_json")
+    return held
+
+
+def _one_of(raw: Mapping[str, Any], name: str, known: tuple[str, ...], default: Any) -> Any:
+    held = _of_type(raw, name, str, default)
+    if held is not None and held not in known:
+        raise DataError(f"{name} is {held!r}", f"use one of {', '.join(known)}")
+    return held
+
+
+def _mapping(held: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(held, dict):
+        raise DataError(f"{name} holds a {type(held).__name__}, not an object", "write records with to_json")
+    return held
+
+
+def _message(held: Any) -> Message:
+    made = _mapping(held, "prompt")
+    if not isinstance(made.get("role"), str) or not isinstance(made.get("content"), str):
+        raise DataError("a message of the prompt has no role or no content", "write records with to_json")
+    return dict(made)  # type: ignore[return-value]

@@ -1,0 +1,116 @@
+"""Demonstrations: a prompt and the answer to imitate, in the forms that instruction data come in.
+
+prompt + completion (texts or messages) · messages, of which the last is the answer · turns as from / value ·
+instruction, input, output · instruction with several instances. Left out: training on every turn of a dialogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tropism.data.formats.base import Format, common
+from tropism.data.formats.chat import answer_of, candidate_of, dialogue, last_turn
+from tropism.data.records import Message, Prompt, Record
+from tropism.data.rows import Row, kind_of, missing, text_of
+from tropism.data.strict_json import BadRow
+
+ANSWER_COLUMNS = ("completion", "answer", "response", "output")
+"""The answer's column is the first of these that the row has."""
+_JUDGED = frozenset(
+    {"label", "kto_tag", "score", "critique", "correction", "chosen", "rejected", "completions", "helpfulness"}
+)
+
+
+@dataclass(frozen=True)
+class Demonstrations(Format):
+    """``prompt`` + ``completion``; or ``messages`` / ``conversations``; or ``instruction`` (+ ``input``) + ``output``
+    or ``instances``. Optional: ``system``, ``annotator``, ``split``, ``group``, ``id``.
+
+    ``strip_suffix``: text taken off the end of every answer, where it stands (an end token that somebody wrote out).
+    """
+
+    name: ClassVar[str] = "demonstrations"
+    summary: ClassVar[str] = "prompt, completion; or messages; or instruction, input, output"
+    columns: ClassVar[tuple[str, ...]] = (
+        *("prompt", "completion", "messages", "conversations", "instruction", "input", "output", "instances"),
+        *("system", "annotator", "split", "group", "id"),
+    )
+
+    strip_suffix: str = ""
+
+    @classmethod
+    def fits(cls, row: Row) -> bool:
+        """One of the forms, without a judgement beside it."""
+        if _JUDGED & set(row.values) or {"output_1", "response1", "tropism"} & set(row.values):
+            return False
+        if row.has("prompt") or row.has("instruction"):
+            return row.has("instances") or any(row.has(column) for column in ANSWER_COLUMNS)
+        return row.has("messages") or row.has("conversations")
+
+    def make(self, row: Row) -> Iterator[Record]:
+        """One demonstration, or one per instance."""
+        made = list(self._forms(row))
+        shared = common(row)
+        for prompt, text in made:
+            if self.strip_suffix and text.endswith(self.strip_suffix):
+                text = text.removesuffix(self.strip_suffix)
+                row.repaired[f"suffix {self.strip_suffix!r} taken off"] += 1
+            text_of(text, "the answer")
+            yield Record(prompt=prompt, value={"kind": "demonstration"}, text=text, kind="demonstration", **shared)
+
+    def _forms(self, row: Row) -> Iterator[tuple[Prompt, str]]:
+        for column in ("messages", "conversations"):
+            if column in row.values and "prompt" not in row.values:
+                yield _conversation(row, column)
+                return
+        if "instruction" in row.values and "prompt" not in row.values:
+            yield from _instructed(row)
+            return
+        prompt = row.prompt()
+        found = next((c for c in ANSWER_COLUMNS if c in row.values), None)
+        if found is None:
+            raise BadRow(missing("completion", row.values))
+        prompt, (answer,) = dialogue(prompt, [answer_of(row, found)], row)
+        if not isinstance(answer, str) and len(answer) > 1:
+            raise BadRow(f"{found} has {len(answer)} messages: put all but the last into the prompt")
+        yield prompt, candidate_of(answer, row)["text"]
+
+
+def instruction_text(instruction: str, given: str) -> str:
+    """An instruction and its input as one prompt: a blank line between them."""
+    return f"{instruction}\n\n{given}" if given.strip() else instruction
+
+
+def _conversation(row: Row, column: str) -> tuple[Prompt, str]:
+    found = row.messages_in(column)
+    if found is None:
+        raise BadRow(f"{column} is a {kind_of(row.values[column])}, not a list of messages")
+    if row.has("system"):
+        system: Message = {"role": "system", "content": row.text("system")}
+        found = (system, *found)
+    return last_turn(found, column)
+
+
+def _instructed(row: Row) -> Iterator[tuple[Prompt, str]]:
+    instruction = row.text("instruction")
+    if "instances" not in row.values:
+        given = row.text("input", empty=True) if row.has("input") else ""
+        row.used.add("input")
+        column = next((c for c in ("output", *ANSWER_COLUMNS) if c in row.values), "output")
+        yield instruction_text(instruction, given), row.text(column)
+        return
+    instances = row.listed("instances")
+    if not instances:
+        raise BadRow("instances is an empty list")
+    for place, one in enumerate(instances, 1):
+        name = f"instances[{place}]"
+        if not isinstance(one, dict):
+            raise BadRow(f"{name} is a {kind_of(one)}, not an object with input and output")
+        given = text_of(_or_empty(one.get("input")), f"{name}.input", empty=True)
+        yield instruction_text(instruction, given), text_of(one.get("output"), f"{name}.output")
+
+
+def _or_empty(value: Any) -> Any:
+    return "" if value is None else value

@@ -1,0 +1,128 @@
+"""A source as formats see it: rows of all its files under our columns' names, each file read and described once.
+
+Left out: what the rows mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tropism.data import tables
+from tropism.data.files import (
+    data_files,
+    is_datasets_folder,
+    is_hub_name,
+    kind_of_file,
+    rows_of_file,
+    split_of_name,
+)
+from tropism.data.lines import Counts, FileOptions
+from tropism.data.records import Rejected
+from tropism.data.rows import Row, missing
+from tropism.digests import digest_file
+from tropism.feedback.records import Split
+
+
+class OpenedSource:
+    """The files of a source. ``begin`` starts a reading, ``finish`` completes its description.
+
+    Errors: DataError (missing, unreadable, a folder without data files).
+    """
+
+    def __init__(self, source: str | Path, options: FileOptions, columns: Mapping[str, str]) -> None:
+        self.name = str(source)
+        self.options = options
+        self.columns_found: set[str] = set()
+        self.counts = Counts()
+        self.paths: list[Path] = []
+        self._columns = dict(columns)
+        self._hub = is_hub_name(source)
+        self._saved = not self._hub and is_datasets_folder(Path(source))
+        if not self._hub and not self._saved:
+            self.paths = data_files(source)
+        self._open: list[Iterator[Row | Rejected]] = []
+
+    def begin(self, counts: Counts) -> None:
+        """A new reading, from the beginning."""
+        self.counts = counts
+        self.columns_found = set()
+
+    def finish(self) -> None:
+        """Describe the files that were not read to their end (a limit), or were not read as files."""
+        for iterator in self._open:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+        self._open = []
+        described = {entry["name"] for entry in self.counts.files}
+        paths = self.paths
+        if self._saved:
+            paths = [p for p in sorted(Path(self.name).rglob("*")) if p.is_file()]
+        for path in paths:
+            if self._shown(path) not in described:
+                self.counts.files.append(
+                    {"name": self._shown(path), "sha256": digest_file(path), "bytes": path.stat().st_size}
+                )
+        self.counts.files.sort(key=lambda entry: str(entry["name"]))
+
+    def options_set(self) -> dict[str, Any]:
+        """The files' options that are not the usual ones."""
+        made = {f.name: getattr(self.options, f.name) for f in fields(FileOptions)}
+        return {f.name: made[f.name] for f in fields(FileOptions) if made[f.name] != f.default}
+
+    def rows(self, only: str = "") -> Iterator[Row | Rejected]:
+        """Rows of all files, or of those whose name begins with ``only``."""
+        if self._hub or self._saved:
+            parts = tables.hub_rows if self._hub else tables.datasets_rows
+            source: Any = self.name if self._hub else Path(self.name)
+            for part, rows in parts(source, self.options, self.counts):
+                yield from self._mapped(rows, part, split_of_name(part))
+            return
+        several = len(self.paths) > 1
+        for path in self.paths:
+            if path.name.startswith(only):
+                shown = self._shown(path)
+                rows = rows_of_file(path, self.options, self.counts, shown)
+                self._open.append(rows)
+                yield from self._mapped(rows, shown if several else "", None)
+
+    def arrays(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Every npz file with its arrays."""
+        for path in self.paths:
+            if kind_of_file(path) == "npz":
+                yield path, tables.npz_arrays(path)
+
+    def _mapped(self, rows: Iterator[Row | Rejected], file: str, split: Split | None) -> Iterator[Row | Rejected]:
+        for row in rows:
+            if isinstance(row, Rejected):
+                yield Rejected(row.line, row.reason, file)
+                continue
+            row.file, row.split = file, row.split or split
+            self.columns_found.update(row.values)
+            reason = self._rename(row)
+            yield Rejected(row.line, reason, file) if reason else row
+
+    def _rename(self, row: Row) -> str:
+        """Give the row's columns our names. A column that has one of them already is kept as ``… (of the source)``."""
+        if not self._columns:
+            return ""
+        theirs = {name: ours for ours, name in self._columns.items()}
+        made: dict[str, Any] = {}
+        for name, value in row.values.items():
+            if name in theirs:
+                made[theirs[name]] = value
+            else:
+                made[f"{name} (of the source)" if name in self._columns else name] = value
+        absent = [name for ours, name in self._columns.items() if name not in row.values]
+        if absent and len(absent) == len(self._columns):
+            return missing(absent[0], row.values)
+        row.values = made
+        return ""
+
+    def _shown(self, path: Path) -> str:
+        """A file's name within the source."""
+        folder = Path(self.name)
+        return path.relative_to(folder).as_posix() if folder.is_dir() else path.name
