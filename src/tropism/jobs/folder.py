@@ -68,6 +68,13 @@ class JobFolder:
             partial.replace(target)
         sync_path(self.out)
 
+    def publish_folder(self, made: Path, name: str) -> None:
+        """Put a complete folder to ``out/name``, in one rename."""
+        if made.is_dir():  # gone already where a kill came between the rename and the job's end
+            shutil.rmtree(self.out / name, ignore_errors=True)
+            made.rename(self.out / name)
+            sync_path(self.out)
+
 
 def finished(out: Path) -> dict[str, Any] | None:
     """The values of a finished job's folder; None if there is no finished job in it."""

@@ -28,7 +28,7 @@ from tropism.language.config import EvaluationSection
 from tropism.language.policy import LanguagePolicy
 from tropism.language.rewards import RewardSource
 from tropism.language.rollouts import write_rows
-from tropism.language.worlds.base import World
+from tropism.language.worlds.base import Rubric
 from tropism.runtime.precision import Precision
 from tropism.runtime.stage import Made, StageRun
 
@@ -59,7 +59,7 @@ class Sampled:
 class Evaluator:
     """Compares policies on one world's test tasks."""
 
-    world: World
+    world: Rubric
     settings: EvaluationSection
     sampling: Sampling
     precision: Precision
@@ -206,7 +206,7 @@ class Evaluator:
         return rows
 
 
-def check_kept(world: World, names: Sequence[str], tasks: Sequence[Task]) -> None:
+def check_kept(world: Rubric, names: Sequence[str], tasks: Sequence[Task]) -> None:
     """ConfigError for an ``evaluation.keep`` that nothing measures: it would guard nothing."""
     measured = {name for task in tasks for name in world.aspects(task, "")}
     measured |= {"distinct_1", "distinct_2"} | ({"gold_mean"} if world.gold(tasks[0], "") is not None else set())

@@ -44,10 +44,22 @@ class Phase:
     settings: SftSettings
 
 
-class World(Protocol):
-    """A source of text tasks. Everything is a function of its arguments: the same call gives the same texts."""
+class Rubric(Protocol):
+    """What is true of an answer, where somebody knows: all that an evaluation needs of a world."""
 
     name: str
+
+    def aspects(self, task: Task, text: str) -> Mapping[str, float | None]:
+        """What is true of a completion, each in [0, 1]; None where an aspect does not apply to this kind of task."""
+        ...
+
+    def gold(self, task: Task, text: str) -> float | None:
+        """True utility of a completion, or None where nobody knows it."""
+        ...
+
+
+class World(Rubric, Protocol):
+    """A source of text tasks. Everything is a function of its arguments: the same call gives the same texts."""
 
     def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
         """``count`` distinct tasks of a split, fewer if the world has fewer. Payload: ``prompt``, ``kind``, and what
@@ -64,12 +76,4 @@ class World(Protocol):
 
     def build(self, folder: Path, settings: ModelSettings, seed: int) -> None:
         """Write a tokenizer and an untrained model as a Hugging Face folder. ModelError where the world cannot."""
-        ...
-
-    def aspects(self, task: Task, text: str) -> Mapping[str, float | None]:
-        """What is true of a completion, each in [0, 1]; None where an aspect does not apply to this kind of task."""
-        ...
-
-    def gold(self, task: Task, text: str) -> float | None:
-        """True utility of a completion, or None where nobody knows it."""
         ...

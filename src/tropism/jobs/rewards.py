@@ -1,0 +1,59 @@
+"""The rewards of a job: fitted reward models by folder, Python functions, penalties."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import Field
+
+from tropism.errors import ConfigError
+from tropism.jobs.inputs import digest_of
+from tropism.language.reward_network import LearnedReward
+from tropism.language.rewards import FunctionReward, RewardSource, RewardSum, function_digest, load_function
+from tropism.settings.sections import Section
+
+
+class RewardsSection(Section):
+    """``[rewards]``: what a policy is paid for."""
+
+    models: dict[str, float] = Field({})
+    """``"folder" = weight``: reward models (of `tropism reward fit`, or any Hugging Face classifier with one label)."""
+    functions: dict[str, float] = Field({})
+    """``"file.py:function" = weight``: Python rewards of (prompts, completions, rows)."""
+    missing_end_penalty: float = Field(1.0, ge=0)
+    """Taken off a completion that the length limit cut."""
+    clip: float | None = Field(None, gt=0)
+    """Clip of the summed score, in the scores' own units (deviations on the reference's samples)."""
+
+
+def load_rewards(section: RewardsSection) -> RewardSum:
+    """All sources, summed with their weights. ConfigError if there is none."""
+    sources: list[RewardSource] = [
+        replace(model, name=name, weight=section.models[path]) for path, (name, model) in load_models(section).items()
+    ]
+    sources += [FunctionReward(f, weight, load_function(f)) for f, weight in section.functions.items()]
+    if not sources:
+        raise ConfigError(
+            "no reward is named", 'give --reward DIR, or --set rewards.functions={"file.py:function"=1.0}'
+        )
+    return RewardSum(sources, section.missing_end_penalty, section.clip)
+
+
+def load_models(section: RewardsSection) -> dict[str, tuple[str, LearnedReward]]:
+    """Reward models by path: (component's name, model). Folders of one name are told apart by their parents."""
+    double = {name for name, count in Counter(Path(path).name for path in section.models).items() if count > 1}
+    made = {}
+    for path in section.models:
+        place = Path(path)
+        name = f"{place.parent.name}/{place.name}" if place.name in double else place.name
+        made[path] = (name, LearnedReward.load(place))
+    return made
+
+
+def reward_digests(section: RewardsSection) -> Mapping[str, str]:
+    """Digests of every model and of the files behind every function."""
+    found = {f"reward {path}": digest_of(path) for path in section.models}
+    return found | {f"function {Path(f).name}": function_digest(f) for f in section.functions}
