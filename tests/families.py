@@ -78,11 +78,12 @@ def qwen3(seed: int = 0, **over: Any) -> nn.Module:
 
 def gpt2(seed: int = 0, **over: Any) -> nn.Module:
     """Learned positions, convolutions for matrices, a tied head, strong dropout."""
-    config = GPT2Config(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=CONTEXT, resid_pdrop=0.3, embd_pdrop=0.3,
-        attn_pdrop=0.3, bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, initializer_range=0.3, **over,
-    )  # fmt: skip
-    return _made(GPT2LMHeadModel, config, seed)
+    shape: dict[str, Any] = {
+        "vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT, "resid_pdrop": 0.3,
+        "embd_pdrop": 0.3, "attn_pdrop": 0.3, "bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD,
+        "initializer_range": 0.3,
+    }  # fmt: skip
+    return _made(GPT2LMHeadModel, GPT2Config(**(shape | over)), seed)
 
 
 def gemma2(seed: int = 0, **over: Any) -> nn.Module:

@@ -36,7 +36,7 @@ def test_mask_comes_from_lengths_not_from_ids() -> None:
 def test_select_cuts_to_the_longest_chosen_row_and_crop_follows() -> None:
     batch = TokenBatch.of([[1], [1, 2], [1, 2, 3]], [[4, 5, 6, 7], [4], [4, 5]])
     part = batch.select(torch.tensor([2, 1]))
-    assert part.ids.tolist() == [[1, 2, 3, 4, 5], [1, 2, 4, 0, 0]]
+    assert part.ids.tolist() == [[1, 2, 3, 4, 5], [1, 2, 4, 4, 4]]  # padded with its own last token
     assert part.width == 2
     assert crop(torch.arange(12.0).reshape(3, 4)[[2, 1]], part).tolist() == [[8, 9], [4, 5]]
     assert part.completion_ids()[part.mask].tolist() == [4, 5, 4]

@@ -1,7 +1,8 @@
 """Token batches: prompts and completions side by side, padded on the right, masked by explicit lengths.
 
 Causal models never look right, so padding needs no attention mask, and no pad id ever decides what counts (a pad id may
-equal EOS, or be sampled). Left out here: packing, which belongs to the fast engine.
+equal EOS, or be sampled). Rows are padded with their own last token: a weight of zero times a NaN is a NaN, and nobody
+has trained the pad token's embedding. Left out here: packing, which belongs to the fast engine.
 """
 
 from __future__ import annotations
@@ -28,8 +29,13 @@ class TokenBatch:
     completion_lengths: Tensor
 
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int = 0) -> TokenBatch:
-        """Lay out token lists. A prompt needs at least one token; a completion may be empty."""
+    def of(
+        cls, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int | None = None
+    ) -> TokenBatch:
+        """Lay out token lists. A prompt needs at least one token; a completion may be empty.
+
+        ``pad_id`` stands in the padding; None: each row's own last token.
+        """
         if len(prompts) != len(completions) or not prompts:
             raise DataError(
                 f"{len(prompts)} prompts and {len(completions)} completions", "give one completion per prompt"
@@ -39,9 +45,11 @@ class TokenBatch:
                 "an empty prompt has no token to predict the first completion token from", "start it with BOS"
             )
         width = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
-        ids = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
+        ids = torch.empty((len(prompts), width), dtype=torch.int64)
         for row, (p, c) in enumerate(zip(prompts, completions, strict=True)):
-            ids[row, : len(p) + len(c)] = torch.tensor([*p, *c], dtype=torch.int64)
+            tokens = torch.tensor([*p, *c], dtype=torch.int64)
+            ids[row] = tokens[-1] if pad_id is None else pad_id
+            ids[row, : len(tokens)] = tokens
         return cls(ids, torch.tensor([len(p) for p in prompts]), torch.tensor([len(c) for c in completions]))
 
     def __len__(self) -> int:

@@ -1,12 +1,14 @@
 """Sampling completions from a causal language model.
 
-Works for any Hugging Face decoder through its own key-value cache. Random numbers are drawn per (sequence id,
-position), so the same seed gives the same uniform numbers whatever the batch order, the compaction or a resume.
-top-p, top-k, min-p and penalties are left out on purpose: they bias the PPO ratio.
+Works for any Hugging Face decoder through its own key-value cache, windows included; ``check_sampling`` refuses those
+it would be wrong for. Random numbers are drawn per (sequence id, position), so the same seed gives the same uniform
+numbers whatever the batch order, the compaction or a resume. top-p, top-k, min-p and penalties are left out on purpose:
+they bias the PPO ratio.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +19,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from tropism.engine.batch import TokenBatch
-from tropism.errors import DataError
+from tropism.engine.scoring import completion_scores, hidden_states
+from tropism.errors import DataError, ModelError
 from tropism.runtime.seeding import uniform
 
 StopReason = Literal["eos", "length"]
@@ -91,7 +94,7 @@ def generate(
 
 def check_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
     """DataError for an empty prompt, or for one that with the new tokens would leave the model's context."""
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise DataError(f"prompt {i} is empty", "give it at least one token (BOS will do)")
@@ -101,6 +104,39 @@ def check_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]], samp
                 f" the context of {context}",
                 "shorten the prompt, lower sampling.max_new_tokens, or take a model with a longer context",
             )
+
+
+@torch.no_grad()
+def check_sampling(model: PreTrainedModel) -> None:
+    """Refuse a model whose log-probabilities while sampling, left-padded and token by token through the cache, are not
+    those of a full forward: a state that no cache of ours keeps, positions that padding shifts.
+
+    Raises ModelError naming the model. Run once when a policy is loaded.
+    """
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = [(i * 7 + 3) % vocabulary for i in range(8)]
+    fix = "take a decoder with ordinary attention (Llama, Qwen, Gemma, Mistral, Phi, OLMo 2, GPT-2, StableLM, …)"
+    try:
+        whole, worst = _sampling_gap(model, [ids, ids[:3]], frozenset())
+        # the first row ends after its second token, and the other goes on without it
+        worst = max(worst, _sampling_gap(model, [ids, ids[:3]], frozenset(whole.completions[0][1:2]))[1])
+    except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError, LookupError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{type(model).__name__} cannot be sampled from: {first}", fix) from error
+    if not worst <= (1e-3 if next(model.parameters()).dtype == torch.float32 else 0.5):
+        raise ModelError(
+            f"{type(model).__name__}: sampling and a full forward differ by {worst:.3g} nats for one token", fix
+        )
+
+
+def _sampling_gap(model: PreTrainedModel, prompts: list[list[int]], eos: frozenset[int]) -> tuple[Generation, float]:
+    """Greedy completions, and how far their log-probabilities are from a full forward's, relative to the largest."""
+    sampling = Sampling(4, eos, temperature=0.0)
+    out = generate(model, prompts, sampling, seed=0, sequence_ids=range(len(prompts)), policy_version="check")
+    batch, was_training = out.batch(), model.training
+    full = completion_scores(model.eval(), batch, hidden_states(model, batch), entropy=False).logprobs
+    model.train(was_training)
+    return out, float((out.logprob_rows() - full).abs().max()) / max(1.0, float(full.abs().max()))
 
 
 def _generate_rows(
@@ -117,20 +153,23 @@ def _generate_rows(
     """Sample for some rows, left-padded; finished rows leave the batch once they are a quarter of it."""
     lengths = torch.tensor([len(prompts[i]) for i in rows])
     width = int(lengths.max())
-    ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    ids = torch.empty(len(rows), width, dtype=torch.int64)
     for row, i in enumerate(rows):
+        ids[row] = prompts[i][0]  # no pad token: its embedding may hold anything, NaN too
         ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
     padding = width - lengths
     attention = (torch.arange(width)[None, :] >= padding[:, None]).long()
-    cache, active = DynamicCache(), torch.arange(len(rows))
+    # from the config, so that a layer with a window keeps that window and no more
+    cache, active = DynamicCache(config=model.config), torch.arange(len(rows))
     done = torch.zeros(len(rows), dtype=torch.bool)
-    eos = torch.tensor(sorted(sampling.eos_ids))
+    eos = torch.tensor(sorted(sampling.eos_ids), dtype=torch.int64)
     numbers = np.asarray([sequence_ids[i] for i in rows], dtype=np.int64)
     positions = (attention.cumsum(1) - 1).clamp(min=0)
+    numbered = "position_ids" in inspect.signature(model.forward).parameters  # others count by the attention mask
     for step in range(sampling.max_new_tokens):
         out = model(
-            input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True,
-            logits_to_keep=1,
+            input_ids=ids, attention_mask=attention, past_key_values=cache, use_cache=True, logits_to_keep=1,
+            **({"position_ids": positions} if numbered else {}),
         )  # fmt: skip
         draws = torch.from_numpy(uniform(seed, numbers[active.numpy()], np.full(len(active), step)))
         tokens, taken = sample(out.logits[:, -1].float(), sampling.temperature, draws)

@@ -16,8 +16,16 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging
 
 from tropism.errors import ModelError
@@ -39,7 +47,7 @@ def load_policy(
     source = _source(path_or_name)
     config = _load(AutoConfig, source, "config")
     _check_causal(source, config)
-    tokenizer = _load(AutoTokenizer, source, "tokenizer")
+    tokenizer = load_tokenizer(source)
     loaded = _load(
         AutoModelForCausalLM,
         source,
@@ -60,6 +68,19 @@ def load_policy(
     _own_memory(model)
     _check_tokenizer(source, model, tokenizer)
     return model.eval(), tokenizer
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name. ModelError where there is none.
+
+    For some model types transformers makes one of the type's own class, whatever lies there. A folder whose
+    tokenizer_config.json names no class of its own means its tokenizer.json as it stands.
+    """
+    tokenizer = _load(AutoTokenizer, source, "tokenizer")
+    declared = get_tokenizer_config(source).get("tokenizer_class")
+    if declared in ("TokenizersBackend", "PreTrainedTokenizerFast") and type(tokenizer) is not PreTrainedTokenizerFast:
+        tokenizer = _load(PreTrainedTokenizerFast, source, "tokenizer")
+    return tokenizer
 
 
 def save_policy(

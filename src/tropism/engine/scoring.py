@@ -45,7 +45,7 @@ def states_at(hidden: Tensor, batch: TokenBatch) -> Tensor:
 def head_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
     """fp32 logits ``[n, V]`` of states ``[n, H]``, with the model's final soft cap where it has one."""
     logits = model.get_output_embeddings()(states).float()
-    cap = getattr(model.config, "final_logit_softcapping", None)
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return cap * torch.tanh(logits / cap) if cap else logits
 
 

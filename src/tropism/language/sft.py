@@ -227,13 +227,14 @@ class BatchOrder:
 def batch_loss(model: Any, rows: Rows, chosen: NDArray[np.int64]) -> tuple[Tensor, int]:
     """(mean negative log-likelihood over the batch's trained tokens, their count).
 
-    Rows are right-padded with id 0; a causal model never looks right, and the mask comes from the rows' own lengths, so
-    what stands in the padding changes nothing. The head runs on target positions only.
+    Rows are right-padded with their own last token; a causal model never looks right, and the mask comes from the rows'
+    own lengths, so what stands in the padding changes nothing. The head runs on target positions only.
     """
     width = max(len(rows.tokens[i]) for i in chosen)
-    ids = torch.zeros(len(chosen), width, dtype=torch.int64)
+    ids = torch.empty(len(chosen), width, dtype=torch.int64)
     mask = torch.zeros(len(chosen), width, dtype=torch.bool)
     for line, i in enumerate(chosen):
+        ids[line] = int(rows.tokens[i][-1])
         ids[line, : len(rows.tokens[i])] = torch.from_numpy(rows.tokens[i])
         mask[line, : len(rows.tokens[i])] = torch.from_numpy(rows.trained[i])
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
