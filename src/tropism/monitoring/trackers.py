@@ -75,9 +75,10 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         if stage not in self._writers:
-            self._writers[stage] = SummaryWriter(
-                str(self._folder / stage.replace(":", "-")), purge_step=step, write_to_disk=True
-            )
+            folder = self._folder / stage.replace(":", "-")
+            # numbered: files of one second must neither be one file nor be read in another order
+            number = f".{len(list(folder.glob('events.*'))):04d}"
+            self._writers[stage] = SummaryWriter(str(folder), purge_step=step, filename_suffix=number)
         for name, value in values.items():
             self._writers[stage].add_scalar(name, value, step)
 
