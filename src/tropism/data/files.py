@@ -41,6 +41,7 @@ _SPLITS: dict[str, Split] = {
     "dev": "validation",
     "test": "test",
 }
+_NOT_DATA = ("dataset_info.json", "dataset_infos.json", "package.json", "config.json")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -68,6 +69,8 @@ def data_files(source: str | Path) -> list[Path]:
             raise DataError(f"{path} is of no kind that is read here", f"name it {', '.join(KINDS)} (or with .gz)")
         return [path]
     if not path.is_dir():
+        if path.exists():
+            raise DataError(f"{path} is no ordinary file", "give a file or a folder")
         fix = "check the path, or give the name of a data set as owner/name"
         raise DataError(f"{path} cannot be read: No such file or directory", fix)
     found = [p for p in sorted(path.rglob("*")) if p.is_file() and kind_of_file(p) and not _hidden(p, path)]
@@ -88,8 +91,8 @@ def is_datasets_folder(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
-def rows_of_file(path: Path, options: FileOptions, counts: Counts, shown: str = "") -> Iterator[Row | Rejected]:
-    """Every row of a file. ``shown`` names the file in rejections, where a source has several.
+def rows_of_file(path: Path, options: FileOptions, counts: Counts, name: str = "") -> Iterator[Row | Rejected]:
+    """Every row of a file. ``name`` is what its description calls it (its own name).
 
     Errors: DataError if the file as a whole cannot be used.
     """
@@ -108,12 +111,11 @@ def rows_of_file(path: Path, options: FileOptions, counts: Counts, shown: str = 
             made = tables.parquet_rows(stored, counts)
         else:
             raise DataError(f"{path} holds arrays, which only the format 'segments' reads", "give format='segments'")
-        for row in made:
-            yield _placed(row, shown, split_of_name(path.name))
+        yield from made
         stored.finish()
     finally:
         stored.close()
-    counts.files.append({"name": path.name, "sha256": stored.sha256, "bytes": stored.size})
+    counts.files.append({"name": name or path.name, "sha256": stored.sha256, "bytes": stored.size})
 
 
 def _jsonl(lines: Lines) -> Iterator[Row | Rejected]:
@@ -216,12 +218,7 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def _placed(row: Row | Rejected, shown: str, split: Split | None) -> Row | Rejected:
-    if isinstance(row, Rejected):
-        return Rejected(row.line, row.reason, shown)
-    row.file, row.split = shown, row.split or split
-    return row
-
-
 def _hidden(path: Path, folder: Path) -> bool:
-    return path.name.endswith(".manifest.json") or any(part.startswith(".") for part in path.relative_to(folder).parts)
+    if path.name.endswith(".manifest.json") or path.name in _NOT_DATA:
+        return True
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)

@@ -74,7 +74,11 @@ class OpenedSource:
         return {f.name: made[f.name] for f in fields(FileOptions) if made[f.name] != f.default}
 
     def rows(self, only: str = "") -> Iterator[Row | Rejected]:
-        """Rows of all files, or of those whose name begins with ``only``."""
+        """Rows of all files, or of those whose name begins with ``only``.
+
+        Names of files say a row's split only beside one another: train.jsonl and test.jsonl in a folder do, a file
+        alone does not.
+        """
         if self._hub or self._saved:
             parts = tables.hub_rows if self._hub else tables.datasets_rows
             source: Any = self.name if self._hub else Path(self.name)
@@ -82,12 +86,14 @@ class OpenedSource:
                 yield from self._mapped(rows, part, split_of_name(part))
             return
         several = len(self.paths) > 1
+        splits = {path: split_of_name(path.name) for path in self.paths}
+        told = len({split for split in splits.values() if split is not None}) > 1
         for path in self.paths:
             if path.name.startswith(only):
                 shown = self._shown(path)
                 rows = rows_of_file(path, self.options, self.counts, shown)
                 self._open.append(rows)
-                yield from self._mapped(rows, shown if several else "", None)
+                yield from self._mapped(rows, shown if several else "", splits[path] if told else None)
 
     def arrays(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Every npz file with its arrays."""

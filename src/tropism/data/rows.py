@@ -80,7 +80,6 @@ class Row:
             return None
         value = self.get(column)
         if isinstance(value, int) and not isinstance(value, bool):
-            self.noted[f"{column} is a number, kept as text"] += 1
             return str(value)
         return text_of(value, column)
 
@@ -160,10 +159,10 @@ def text_of(value: Any, name: str, *, empty: bool = False) -> str:
 
 
 def number_of(value: Any, name: str) -> float:
-    """A finite number, whole numbers as int. Errors: BadRow."""
+    """A finite number; a whole one is an int (tables with gaps hold 2 as 2.0). Errors: BadRow."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise BadRow(f"{name} is {short(value)}, not a number")
-    return value
+    return int(value) if value == int(value) else value
 
 
 def messages(value: list[Any], name: str, repaired: Counter[str]) -> tuple[Message, ...]:

@@ -9,7 +9,7 @@ import json
 import math
 from typing import Any
 
-MOST_DEPTH = 64
+MOST_DEPTH = 200
 """Objects and lists within one another, the outermost included."""
 
 

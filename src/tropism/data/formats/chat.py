@@ -78,6 +78,8 @@ def common_messages(chats: Sequence[tuple[Message, ...]]) -> tuple[Prompt, list[
         shared -= 1  # a prompt ends with somebody else's turn: the answers begin with the assistant's
     if not shared:
         raise BadRow("the answers have no first message in common, so there is no prompt")
+    if any(chat[shared]["role"] != "assistant" for chat in chats):
+        raise BadRow("the dialogues part in a turn that is not the assistant's")
     return chats[0][:shared], [chat[shared:] for chat in chats]
 
 

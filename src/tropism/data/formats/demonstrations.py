@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tropism.data.formats.base import Format, common
+from tropism.data.formats.base import Format, Repeats, common
 from tropism.data.formats.chat import answer_of, candidate_of, dialogue, last_turn
 from tropism.data.records import Message, Prompt, Record
 from tropism.data.rows import Row, kind_of, missing, text_of
@@ -28,7 +28,8 @@ class Demonstrations(Format):
     """``prompt`` + ``completion``; or ``messages`` / ``conversations``; or ``instruction`` (+ ``input``) + ``output``
     or ``instances``. Optional: ``system``, ``annotator``, ``split``, ``group``, ``id``.
 
-    ``strip_suffix``: text taken off the end of every answer, where it stands (an end token that somebody wrote out).
+    Repeats are kept and noted. ``strip_suffix``: text taken off the end of every answer, where it stands (an end token
+    that somebody wrote out).
     """
 
     name: ClassVar[str] = "demonstrations"
@@ -37,6 +38,8 @@ class Demonstrations(Format):
         *("prompt", "completion", "messages", "conversations", "instruction", "input", "output", "instances"),
         *("system", "annotator", "split", "group", "id"),
     )
+
+    usual_repeats: ClassVar[Repeats] = "keep"
 
     strip_suffix: str = ""
 
@@ -63,27 +66,34 @@ class Demonstrations(Format):
     def _forms(self, row: Row) -> Iterator[tuple[Prompt, str]]:
         for column in ("messages", "conversations"):
             if column in row.values and "prompt" not in row.values:
-                yield _conversation(row, column)
+                yield conversation(row, column)
                 return
         if "instruction" in row.values and "prompt" not in row.values:
             yield from _instructed(row)
             return
         prompt = row.prompt()
-        found = next((c for c in ANSWER_COLUMNS if c in row.values), None)
-        if found is None:
-            raise BadRow(missing("completion", row.values))
+        found = answer_column(row)
         prompt, (answer,) = dialogue(prompt, [answer_of(row, found)], row)
         if not isinstance(answer, str) and len(answer) > 1:
             raise BadRow(f"{found} has {len(answer)} messages: put all but the last into the prompt")
         yield prompt, candidate_of(answer, row)["text"]
 
 
+def answer_column(row: Row) -> str:
+    """The column of a row's only answer. Errors: BadRow if there is none."""
+    found = next((column for column in ANSWER_COLUMNS if column in row.values), None)
+    if found is None:
+        raise BadRow(missing("completion", row.values))
+    return found
+
+
 def instruction_text(instruction: str, given: str) -> str:
-    """An instruction and its input as one prompt: a blank line between them."""
-    return f"{instruction}\n\n{given}" if given.strip() else instruction
+    """An instruction and its input as one prompt, with a blank line between them; either may be missing."""
+    return "\n\n".join(part for part in (instruction, given) if part.strip())
 
 
-def _conversation(row: Row, column: str) -> tuple[Prompt, str]:
+def conversation(row: Row, column: str) -> tuple[Prompt, str]:
+    """The messages before the last one, and what the assistant says in that. Errors: BadRow."""
     found = row.messages_in(column)
     if found is None:
         raise BadRow(f"{column} is a {kind_of(row.values[column])}, not a list of messages")

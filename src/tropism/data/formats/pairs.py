@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from tropism.data.formats.base import Format, common, value_of
 from tropism.data.formats.chat import Answer, answer_of, candidate_of, dialogue
 from tropism.data.records import Prompt, Record
-from tropism.data.rows import Row, missing, number_of
+from tropism.data.rows import Row, missing
 from tropism.data.strict_json import BadRow, short
 
 Choice = Literal["a", "b", "tie"]
@@ -125,9 +125,9 @@ def _choice(row: Row, labelled: bool) -> Choice:
 def _strength(row: Row, choice: Choice) -> int:
     if not row.has("strength"):
         return 0
-    value = row.get("strength") if row.typed else row.number("strength")
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 3:
+    value = row.number("strength")
+    if value not in (0, 1, 2, 3):
         raise BadRow(f"strength is {short(value)}, not a whole number from 0 to 3")
     if value and choice == "tie":
         raise BadRow(f"strength {value} beside a tie")
-    return int(number_of(value, "strength"))
+    return int(value)
