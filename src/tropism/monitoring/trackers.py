@@ -8,6 +8,7 @@ on in the same tracker run. Left out: uploading models and tables.
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,7 +98,7 @@ class WeightsAndBiases:
         self._run = wandb.init(
             project="tropism",
             name=run,
-            id=_kept_id(folder / "wandb.id", wandb.util.generate_id),
+            id=_kept_id(folder / "wandb.id", lambda: uuid.uuid4().hex[:12]),
             resume="allow",
             config=dict(settings),
             dir=str(folder),
