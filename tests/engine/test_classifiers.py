@@ -1,4 +1,4 @@
-"""Decoders and encoders as sequence classifiers: loaded, scored whatever the padding, and saved for plain transformers."""
+"""Decoders and encoders as sequence classifiers: loaded, scored whatever the padding, saved for plain transformers."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def test_families_without_a_classifier_are_refused_by_name(tmp_path: Path) -> No
     t5.save_pretrained(tmp_path / "t5")
     for name, why in (("mamba", "no sequence classifier"), ("t5", "encoder-decoder")):
         word_tokenizer().save_pretrained(tmp_path / name)
-        with pytest.raises(ModelError, match=f"{name}.*{why}"):
+        with pytest.raises(ModelError, match=rf"{name}.*{why}"):
             load_classifier(tmp_path / name)
 
 
@@ -277,7 +277,7 @@ def test_a_model_whose_rows_depend_on_their_padding_is_refused(tmp_path: Path) -
     config = XLNetConfig(vocab_size=64, d_model=16, n_layer=1, n_head=2, d_inner=16, num_labels=1)
     XLNetForSequenceClassification(config).save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="XLNetForSequenceClassification.*padded rows"):
+    with pytest.raises(ModelError, match=r"XLNetForSequenceClassification.*padded rows"):
         load_classifier(tmp_path)
 
 

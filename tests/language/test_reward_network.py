@@ -1,64 +1,27 @@
-"""Reward networks over a language model: exact ids, padding, saving, scales, over-long prompts."""
+"""Reward models, whatever their network: exact ids, padding, saving, scales, over-long prompts, rollouts."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from reward_cases import CONTEXT, MEMBERS, by_ids, frozen_network, given, sampled, untrained
 
-from fixtures import EOS, FP32, llama, policy_of, some_tasks
+from fixtures import EOS, FP32, gpt2, llama, policy_of, some_tasks
 from tropism.engine.batch import TokenBatch
 from tropism.engine.generation import Generation, Sampling, generate
-from tropism.errors import StoreError
-from tropism.feedback.records import Candidate, Provenance, Task
-from tropism.language.policy import LanguagePolicy
-from tropism.language.reward_network import (
-    OPINIONS,
-    Encoded,
-    FineTunedReward,
-    FrozenScores,
-    LearnedReward,
-    TokenEnsemble,
-    token_features,
-)
-from tropism.language.rollouts import sample_candidates
+from tropism.errors import RewardError, StoreError
+from tropism.feedback.records import Task
+from tropism.language.frozen_reward import FrozenScores, token_features
+from tropism.language.reward_network import LearnedReward, rows_of
+from tropism.language.reward_text import Answered, TurnReader
+from tropism.language.rewards import RewardSum
 from tropism.reward.ensemble import FrozenScale
 
-MEMBERS, CONTEXT = 3, 64
-KINDS = pytest.mark.parametrize("kind", ["frozen", "full"])
-
-
-def untrained(kind: str, policy: LanguagePolicy | None = None, seed: int = 0) -> LearnedReward:
-    """A reward model with random heads, its members' scales frozen on samples of its own trunk."""
-    policy = policy or policy_of(llama())
-    network: TokenEnsemble | FineTunedReward
-    if kind == "frozen":
-        network = TokenEnsemble(2 * 32 + OPINIONS, MEMBERS, 16, 0.3, seed)
-        random = torch.Generator().manual_seed(seed)
-        network.out.data = torch.randn(network.out.shape, generator=random)
-    else:
-        network = FineTunedReward(policy, MEMBERS, seed, FP32)
-    unit = FrozenScale((0.0,) * MEMBERS, (1.0,) * MEMBERS, 1.0, 0, "none")
-    made = LearnedReward(kind, policy, network, unit, FP32, CONTEXT)  # type: ignore[arg-type]
-    encoded = Encoded.of(policy, pairs(policy), CONTEXT)
-    return replace(made, scale=FrozenScale.fit(made.member_scores(encoded), "the trunk's samples"))
-
-
-def sampled(policy: LanguagePolicy, k: int = 2) -> tuple[list[Task], list[list[Candidate]]]:
-    tasks = some_tasks(12)
-    return tasks, sample_candidates(policy, "p", tasks, k, Sampling(6, frozenset({EOS})), 3, FP32)
-
-
-def pairs(policy: LanguagePolicy) -> list[tuple[Task, Candidate]]:
-    tasks, rows = sampled(policy)
-    return [(t, c) for t, row in zip(tasks, rows, strict=True) for c in row]
-
-
-def given(text: str, tokens: list[int] | None = None, **content: object) -> Candidate:
-    ids = {} if tokens is None else {"tokens": tokens}
-    return Candidate("t", "text", {"text": text, **ids, **content}, Provenance("p"))
+KINDS = pytest.mark.parametrize("kind", ["frozen", "classifier"])
 
 
 def test_exact_ids_are_used_and_only_texts_without_ids_are_encoded() -> None:
@@ -66,27 +29,28 @@ def test_exact_ids_are_used_and_only_texts_without_ids_are_encoded() -> None:
     policy, task = policy_of(llama()), Task("train", {"prompt": "w1 w2"})
     strange = [3, 0, 7, EOS]
     chosen = [given(policy.decode(strange), strange), given("w3"), given("w3", stop="length")]
-    encoded = Encoded.of(policy, [(task, c) for c in chosen], CONTEXT)
+    encoded = TurnReader(policy).read([Answered.of(task, c) for c in chosen], CONTEXT, exact=True)
     assert encoded.completions == [strange, [7, EOS], [7]]
     assert encoded.prompts == [[5, 6]] * 3
     assert policy.encode_completion(policy.decode(strange)) != strange
 
 
 @KINDS
-def test_eos_counts_in_the_score(kind: str) -> None:
-    reward, task = untrained(kind), Task("train", {"prompt": "w1 w2"})
+def test_eos_counts_in_the_score(kind: str, tmp_path: Path) -> None:
+    reward, task = untrained(kind, tmp_path), Task("train", {"prompt": "w1 w2"})
     scores = reward.score_candidates([task], [[given("w3", [7]), given("w3", [7, EOS]), given("w3")]])[0]
     assert abs(float(scores[0] - scores[1])) > 1e-3
     assert float(scores[1]) == pytest.approx(float(scores[2]), abs=1e-5)
 
 
 @KINDS
-def test_ppo_and_the_scorer_of_candidates_agree(kind: str) -> None:
+def test_ppo_and_the_scorer_of_candidates_agree(kind: str, tmp_path: Path) -> None:
     """The same ids through both doors, in whatever order and company: the same score."""
-    reward = untrained(kind)
-    tasks, rows = sampled(reward.policy)
+    policy = policy_of(llama())
+    reward = untrained(kind, tmp_path, policy)
+    tasks, rows = sampled(policy)
     table = reward.score_candidates(tasks, rows)
-    prompts = [reward.policy.encode_prompt(str(t.payload["prompt"])) for t in tasks for _ in range(2)]
+    prompts = [policy.encode_prompt(str(t.payload["prompt"])) for t in tasks for _ in range(2)]
     completions = [list(c.content["tokens"]) for row in rows for c in row]
     generation = Generation(prompts, completions, [[0.0] * len(c) for c in completions], ["eos"] * 24, "v")
     doubled = [t for t in tasks for _ in range(2)]
@@ -99,30 +63,47 @@ def test_ppo_and_the_scorer_of_candidates_agree(kind: str) -> None:
 
 @KINDS
 def test_saved_and_loaded_scores_are_identical(tmp_path: Path, kind: str) -> None:
-    reward = replace(untrained(kind), pessimism=0.5)
-    tasks, rows = sampled(reward.policy)
+    reward = replace(untrained(kind, tmp_path), pessimism=0.5)
+    tasks, rows = sampled(policy_of(llama()))
     before = reward.score_candidates(tasks, rows)
-    reward.save(tmp_path, {"events": 7})
-    loaded = LearnedReward.load(tmp_path, weight=2.0)
+    reward.save(tmp_path / "one", {"events": 7})
+    loaded = LearnedReward.load(tmp_path / "one", weight=2.0)
     assert torch.equal(loaded.score_candidates(tasks, rows), before)
     assert loaded.weight == 2.0
     assert loaded.pessimism == 0.5
+    assert loaded.exact
     loaded.save(tmp_path / "again", {"events": 7})
-    for name in ("reward.safetensors", "scale.json", "reward.json", "trunk/model.safetensors"):
-        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    names = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file()]
+    assert {"reward.json", "scale.json"} <= {n.name for n in names}
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
 def test_a_folder_that_is_no_reward_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no reward\.json"):
+    with pytest.raises(StoreError, match=r"no reward\.json and no config\.json"):
         LearnedReward.load(tmp_path)
+    untrained("frozen", tmp_path).save(tmp_path / "newer", {})
+    config = json.loads((tmp_path / "newer" / "reward.json").read_text())
+    (tmp_path / "newer" / "reward.json").write_text(json.dumps(config | {"network": "oracle"}))
+    with pytest.raises(StoreError, match=r"kind 'oracle'"):
+        LearnedReward.load(tmp_path / "newer")
 
 
-def test_members_are_normalised_before_they_are_averaged() -> None:
+def test_without_a_frozen_scale_nothing_is_paid(tmp_path: Path) -> None:
+    """An ensemble cannot be averaged either; one member's raw scores may be looked at."""
+    raw = replace(untrained("frozen", tmp_path), scale=None)
+    with pytest.raises(RewardError, match="an ensemble of 3 has no frozen scale"):
+        raw.score_candidates(*sampled(policy_of(llama())))
+    generation = Generation([[1, 5]], [[7, EOS]], [[0.0] * 2], ["eos"], "v")
+    with pytest.raises(RewardError, match="scale is not frozen"):
+        raw([Task("train", {"prompt": "w1"})], generation, ["w3"])
+    assert torch.equal(raw.combine(torch.tensor([[1.0, 5.0]])), torch.tensor([1.0, 5.0]))
+
+
+def test_members_are_normalised_before_they_are_averaged(tmp_path: Path) -> None:
     """One member's scores a thousand times larger, with an offset: the ensemble's score does not change."""
-    plain = untrained("frozen")
-    tasks, rows = sampled(plain.policy)
-    encoded = Encoded.of(plain.policy, [(t, c) for t, r in zip(tasks, rows, strict=True) for c in r], CONTEXT)
-    raw = plain.member_scores(encoded)
+    plain = untrained("frozen", tmp_path)
+    raw = plain.member_scores(rows_of(*sampled(policy_of(llama()))))
     loud = raw.clone()
     loud[1] = loud[1] * 1000 + 77
     rescaled = replace(plain, scale=FrozenScale.fit(loud, "loud"))
@@ -133,9 +114,10 @@ def test_members_are_normalised_before_they_are_averaged() -> None:
     assert (loud.mean(0) - loud[1] / MEMBERS).abs().max() < 0.01 * loud.mean(0).std()  # a raw mean is that member's
 
 
-def test_pessimism_takes_off_disagreement() -> None:
-    reward = untrained("frozen")
-    raw = reward.member_scores(Encoded.of(reward.policy, pairs(reward.policy), CONTEXT))
+def test_pessimism_takes_off_disagreement(tmp_path: Path) -> None:
+    reward = untrained("frozen", tmp_path)
+    assert reward.scale is not None
+    raw = reward.member_scores(rows_of(*sampled(policy_of(llama()))))
     lower = replace(reward, pessimism=1.0).combine(raw)
     expected = reward.scale.members(raw).var(0, correction=0) / reward.scale.combined_std
     torch.testing.assert_close(reward.combine(raw) - lower, expected, atol=1e-5, rtol=1e-5)
@@ -147,7 +129,7 @@ def test_long_prompts_lose_their_left_end_and_are_counted() -> None:
     long = Task("train", {"prompt": " ".join(f"w{i}" for i in range(20))})
     short = Task("train", {"prompt": "w1 w2"})
     answer = given("", [7, 8, EOS])
-    encoded = Encoded.of(policy, [(long, answer), (short, answer)], context=10)
+    encoded = TurnReader(policy).read([Answered.of(t, answer) for t in (long, short)], context=10, exact=True)
     assert encoded.cut == 1
     assert encoded.prompts == [[17, 18, 19, 20, 21, 22, 23], [5, 6]]
     assert encoded.completions == [[7, 8, EOS]] * 2
@@ -155,17 +137,34 @@ def test_long_prompts_lose_their_left_end_and_are_counted() -> None:
 
 def test_a_completion_that_leaves_no_room_is_cut_and_counted() -> None:
     policy = policy_of(llama())
-    encoded = Encoded.of(policy, [(Task("train", {"prompt": "w1"}), given("", list(range(4, 24))))], context=10)
+    row = Answered.of(Task("train", {"prompt": "w1"}), given("", list(range(4, 24))))
+    encoded = TurnReader(policy).read([row], context=10, exact=True)
     assert encoded.completions == [list(range(4, 13))]
     assert encoded.cut == 1
 
 
-def test_padding_and_dropout_do_not_change_scores() -> None:
+@KINDS
+def test_rows_that_were_cut_are_counted_wherever_they_are_scored(kind: str, tmp_path: Path) -> None:
+    """As candidates and in a rollout; what a reward sum pays tells of it."""
+    reward = untrained(kind, tmp_path)
+    long, short = (Task("train", {"prompt": " ".join(f"w{i % 60}" for i in range(n))}) for n in (80, 3))
+    reward.rows_cut = 0
+    reward.score_candidates([long, short], [[given("w1"), given("w2")]] * 2)
+    assert reward.rows_cut == 2
+    generation = Generation([[5] * 80, [5] * 3], [[7, EOS]] * 2, [[0.0] * 2] * 2, ["eos"] * 2, "v")
+    paid = RewardSum([reward])([long, short], generation, ["w3"] * 2)
+    assert (paid.rows_cut, reward.rows_cut) == (1, 3)
+
+
+@KINDS
+def test_padding_and_dropout_do_not_change_scores(kind: str, tmp_path: Path) -> None:
     """Scores of a short row beside a long one, with the network left in train mode: the same as alone."""
-    reward = untrained("frozen")
-    reward.network.train()
-    short = Encoded([[1, 5]], [[7, EOS]])
-    both = Encoded([[1, 5], [1] * 20], [[7, EOS], [9] * 30])
+    reward = untrained(kind, tmp_path, policy_of(gpt2(dropout=0.3)))
+    for module in (getattr(reward.network, name, None) for name in ("ensemble", "classifier")):
+        if module is not None:
+            getattr(module, "model", module).train()
+    short = by_ids([[1, 5]], [[7, EOS]])
+    both = by_ids([[1, 5], [1] * 20], [[7, EOS], [9] * 30])
     torch.testing.assert_close(
         reward.member_scores(short)[:, 0], reward.member_scores(both)[:, 0], atol=1e-5, rtol=1e-5
     )
@@ -175,16 +174,14 @@ def test_padding_and_dropout_do_not_change_scores() -> None:
 def test_stored_features_give_the_scores_of_a_full_forward() -> None:
     """What fitting sees is what scoring computes."""
     policy = policy_of(llama())
-    reward = untrained("frozen", policy)
-    assert isinstance(reward.network, TokenEnsemble)
-    encoded = Encoded.of(policy, pairs(policy), CONTEXT)
-    stored = FrozenScores(reward.network, policy, encoded, FP32)
+    network, rows = frozen_network(policy), rows_of(*sampled(policy))
+    stored = FrozenScores(network.ensemble, policy, network.reader.read(rows, CONTEXT, True), FP32)
     stored.standardise(torch.arange(10))
     stored.eval()
     index = torch.tensor([5, 0, 17, 23])
     with torch.no_grad():
-        torch.testing.assert_close(stored.score(index), reward.member_scores(encoded)[:, index], atol=1e-4, rtol=1e-4)
-    assert reward.network.feature_std.min() > 0
+        torch.testing.assert_close(stored.score(index), network.raw(rows, True)[0][:, index], atol=1e-4, rtol=1e-4)
+    assert network.ensemble.feature_std.min() > 0
 
 
 def test_features_are_states_before_and_at_each_token_and_its_logprob() -> None:
@@ -202,8 +199,8 @@ def test_features_are_states_before_and_at_each_token_and_its_logprob() -> None:
 def test_the_trunk_of_a_frozen_reward_is_not_the_policy_that_learns(tmp_path: Path) -> None:
     """Loaded from its folder, the reward keeps its scores whatever happens to the policy afterwards."""
     policy = policy_of(llama())
-    untrained("frozen", policy).save(tmp_path, {})
-    reward = LearnedReward.load(tmp_path)
+    untrained("frozen", tmp_path, policy).save(tmp_path / "reward", {})
+    reward = LearnedReward.load(tmp_path / "reward")
     tasks, rows = sampled(policy)
     before = reward.score_candidates(tasks, rows)
     with torch.no_grad():
@@ -212,20 +209,23 @@ def test_the_trunk_of_a_frozen_reward_is_not_the_policy_that_learns(tmp_path: Pa
     assert torch.equal(reward.score_candidates(tasks, rows), before)
 
 
-def test_a_rollout_is_scored_without_decoding() -> None:
+@KINDS
+def test_a_rollout_is_scored_without_decoding(kind: str, tmp_path: Path) -> None:
     """Texts are not read: garbage texts give the same scores."""
-    reward, tasks = untrained("frozen"), some_tasks(4)
-    prompts = [reward.policy.encode_prompt(str(t.payload["prompt"])) for t in tasks]
+    policy, tasks = policy_of(llama()), some_tasks(4)
+    reward = untrained(kind, tmp_path, policy)
+    prompts = [policy.encode_task(t.payload) for t in tasks]
     out = generate(
-        reward.policy.model, prompts, Sampling(6, frozenset({EOS})), seed=1, sequence_ids=range(4), policy_version="v"
+        policy.model, prompts, Sampling(6, frozenset({EOS})), seed=1, sequence_ids=range(4), policy_version="v"
     )
-    texts = [reward.policy.decode(c) for c in out.completions]
+    texts = [policy.decode(c) for c in out.completions]
     assert torch.equal(reward(tasks, out, texts), reward(tasks, out, ["?"] * 4))
 
 
-def test_empty_and_one_token_completions_get_ordinary_scores() -> None:
+@KINDS
+def test_empty_and_one_token_completions_get_ordinary_scores(kind: str, tmp_path: Path) -> None:
     """An empty completion (an imported text that was cut at once) pools to zero, not to the filler of the maximum."""
-    reward = untrained("frozen")
-    scores = reward.combine(reward.member_scores(Encoded([[1, 5], [1, 5]], [[], [7]])))
+    reward = untrained(kind, tmp_path)
+    scores = reward.combine(reward.member_scores(by_ids([[1, 5], [1, 5]], [[], [7]])))
     assert torch.isfinite(scores).all()
     assert scores.abs().max() < 100

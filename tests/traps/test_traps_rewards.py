@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ from fixtures import (
 )
 from tropism.engine.generation import Generation
 from tropism.feedback.records import Candidate, Judgement, Provenance, Query, Task
+from tropism.language.frozen_reward import OPINIONS, FrozenNetwork, TokenEnsemble
 from tropism.language.policy import LanguagePolicy
-from tropism.language.reward_network import OPINIONS, Encoded, LearnedReward, TokenEnsemble
+from tropism.language.reward_network import LearnedReward
+from tropism.language.reward_text import Answered, TurnReader
 from tropism.language.rewards import RewardSum
 from tropism.language.rollouts import Rollout
 from tropism.reward.assessment import assess
 from tropism.reward.dataset import RewardData
-from tropism.reward.ensemble import FrozenScale
 
 SEVERAL = frozenset({EOS, 9, 21})
 
@@ -39,10 +40,14 @@ def reward_of(policy: LanguagePolicy, seed: int = 0) -> LearnedReward:
     """A reward model with random heads on a frozen scale."""
     network = TokenEnsemble(2 * 32 + OPINIONS, 2, 8, 0.0, seed)
     network.out.data = torch.randn(network.out.shape, generator=torch.Generator().manual_seed(seed))
-    made = LearnedReward("frozen", policy, network, FrozenScale((0.0,) * 2, (1.0,) * 2, 1.0, 0, "none"), FP32, 64)
     prompts = some_prompts(32)
-    raw = made.member_scores(Encoded(prompts, [[*p[::-1], EOS] for p in prompts]))
-    return dataclasses.replace(made, scale=FrozenScale.fit(raw, "random"))
+    made = LearnedReward(FrozenNetwork(policy, network, FP32, 64), None, exact=True)
+    return made.frozen_on(by_ids(prompts, [[*p[::-1], EOS] for p in prompts]), "random")
+
+
+def by_ids(prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[Answered]:
+    """Rows of nothing but ids."""
+    return [Answered({"prompt": ""}, "", True, p, c) for p, c in zip(prompts, completions, strict=True)]
 
 
 def paid_by(reward: LearnedReward) -> Callable[..., list[float]]:
@@ -61,9 +66,9 @@ def test_trap_13_the_reward_model_is_fed_the_sampled_ids(tmp_path: Path, monkeyp
     )
     paid = trainer.rewards(rollout.tasks, rollout.generation, rollout.texts).total
     assert seen == []
-    exact = Encoded(rollout.generation.prompts, rollout.generation.completions)
+    exact = by_ids(rollout.generation.prompts, rollout.generation.completions)
     torch.testing.assert_close(paid, reward.combine(reward.member_scores(exact)))
-    again = Encoded(rollout.generation.prompts, [reward.policy.encode_completion(x) for x in rollout.texts])
+    again = by_ids(rollout.generation.prompts, [trainer.policy.encode_completion(x) for x in rollout.texts])
     assert (reward.combine(reward.member_scores(again)) - paid).abs().max() > 0.1
 
 
@@ -72,7 +77,8 @@ def test_trap_14_long_rows_are_cut_from_the_left_and_counted() -> None:
     policy = policy_of(llama())
     tasks = [Task("train", {"prompt": " ".join(f"w{i}" for i in range(n))}) for n in (3, 9, 20, 40)]
     answers = [Candidate(t.id, "text", {"text": "w1", "tokens": [5, EOS]}, Provenance("p")) for t in tasks]
-    encoded = Encoded.of(policy, list(zip(tasks, answers, strict=True)), context=12)
+    rows = [Answered.of(t, a) for t, a in zip(tasks, answers, strict=True)]
+    encoded = TurnReader(policy).read(rows, context=12, exact=True)
     assert len(encoded) == 4
     assert encoded.cut == 2
     for task, prompt in zip(tasks, encoded.prompts, strict=True):
@@ -101,7 +107,7 @@ def test_trap_20_the_token_boundary_is_the_sampled_one() -> None:
     assert rollout.batch.prompt_lengths.tolist() == [1]
     assert next(rollout.rows())["tokens"] == completion
     candidate = Candidate(task.id, "text", {"text": "bab", "tokens": completion, "stop": "length"}, Provenance("p"))
-    encoded = Encoded.of(policy, [(task, candidate)], 64)
+    encoded = TurnReader(policy).read([Answered.of(task, candidate)], 64, exact=True)
     assert (encoded.prompts, encoded.completions) == ([[3]], [[4, 3, 4]])
     assert policy.encode_prompt("a" + "bab") == [5, 5]
     assert policy.encode_completion("bab", ended=False) == [4, 5]
@@ -111,18 +117,18 @@ def test_trap_26_the_scale_is_frozen(tmp_path: Path) -> None:
     """One completion earns the same before, after and beside any other rollout. Put back: a running normaliser."""
     policy = policy_of(llama())
     reward = reward_of(policy)
-    probe = Encoded([[1, 5, 6]], [[7, 8, EOS]])
+    probe = by_ids([[1, 5, 6]], [[7, 8, EOS]])
     first = reward.combine(reward.member_scores(probe))
     trainer = trainer_of(tmp_path, model=llama(scale=0.3), reward=paid_by(reward), steps=3)
     trainer.train()
     assert torch.equal(reward.combine(reward.member_scores(probe)), first)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        reward.scale.mean = (1.0, 1.0)  # type: ignore[misc]
+        reward.scale.mean = (1.0, 1.0)  # type: ignore[misc, union-attr]
 
     history: list[float] = []
 
     def running(tasks: Any, generation: Any, texts: Any) -> list[float]:
-        scores = reward.member_scores(Encoded(generation.prompts, generation.completions)).mean(0)
+        scores = reward.member_scores(by_ids(generation.prompts, generation.completions)).mean(0)
         history.extend(scores.tolist())
         return ((scores - np.mean(history)) / np.std(history)).tolist()
 
@@ -156,7 +162,7 @@ def test_trap_27_a_new_reward_leaves_nothing_of_the_old_one_in_the_scores(tmp_pa
         paid[name] = RewardSum([loaded[name]])(rollout.tasks, rollout.generation, rollout.texts).total
         pairs = zip(rollout.generation.completions, paid[name].tolist(), strict=True)
         kept[name] = torch.tensor([remembered.setdefault(tuple(c), s) for c, s in pairs])
-    exact = Encoded(rollout.generation.prompts, rollout.generation.completions)
+    exact = by_ids(rollout.generation.prompts, rollout.generation.completions)
     assert torch.equal(paid["old"], old.combine(old.member_scores(exact)))
     assert torch.equal(paid["new"], new.combine(new.member_scores(exact)))
     assert (paid["new"] - paid["old"]).abs().max() > 0.1

@@ -64,17 +64,34 @@ class RewardSection(Section):
     """Weight of the learned score (standardised on the reference's samples)."""
     functions: dict[str, float] = Field({})
     """``"file.py:function" = weight``: Python rewards of (prompts, completions, rows), added to the learned score."""
-    network: Literal["frozen", "full"] = "frozen"
-    """``frozen``: small networks on features of the frozen reference; ``full``: fine-tune a copy of it."""
-    members: int = Field(5, ge=1)
+    network: Literal["frozen", "classifier"] = "frozen"
+    """``frozen``: small networks on features of a language model that does not move; ``classifier``: a decoder or
+    encoder with a classification head, fine-tuned."""
+    base: str | None = None
+    """The reward model's own starting model, folder or name; null: the reference policy."""
+    members: int | None = Field(None, ge=1)
+    """Members of the ensemble: small networks (frozen; null: 5), or heads on one trunk (classifier; null: 1)."""
     hidden: int = Field(64, ge=1)
     """Width of the small networks (frozen)."""
     dropout: float = Field(0.1, ge=0, lt=1)
-    epochs: int = Field(30, ge=1)
+    """Dropout of the small networks (frozen); a classifier has its model's own."""
+    max_tokens: int | None = Field(None, ge=8)
+    """Longest prompt and completion together; null: the model's context. Longer prompts lose their left end."""
+    epochs: int | None = Field(None, ge=1)
+    """Most passes over the feedback; null: 30 (frozen), 3 (classifier)."""
     batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    """Judgements per optimiser step."""
+    micro_batch_size: int = Field(8, ge=1)
+    """Completions per forward of a classifier; only memory depends on it."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Null: 2e-3 (frozen), 2e-5 for a classifier's trunk."""
+    head_learning_rate: float | None = Field(None, gt=0)
+    """Rate of a classifier's head, and of what links scores to ratings and labels; null: 1e-3 (classifier)."""
     weight_decay: float = Field(0.01, ge=0)
-    patience: int = Field(6, ge=1)
+    patience: int | None = Field(None, ge=1)
+    """Epochs without a better held-out likelihood before the fit stops; null: 6 (frozen), 2 (classifier)."""
+    center_coef: float = Field(0.0, ge=0)
+    """Weight of the squared sum of a comparison's scores: settles their level (Eisenstein et al. 2023)."""
     strength_margin: float = Field(0.0, ge=0)
     """Margin, in logits, of a comparison at full strength; 0 ignores strengths."""
     rating_loss: Literal["regression", "ordinal"] = "regression"

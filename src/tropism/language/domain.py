@@ -51,6 +51,7 @@ class LanguageDomain:
     """The sections that each kind of stage depends on: a change elsewhere leaves it done."""
     path_settings: ClassVar[dict[str, str]] = {
         "model.path": "model",
+        "reward.base": "model",
         "world.data": "file",
         "world.prompts": "file",
         "world.demonstrations": "file",
@@ -93,13 +94,17 @@ class LanguageDomain:
         return {name: digest_folder(p) if p.is_dir() else digest_file(p) for name, p in found.items()}
 
     def code_digests(self, kind: str) -> dict[str, str]:
-        """Digests of the user's Python files whose functions a kind of stage calls."""
+        """Digests of the user's Python files whose functions a kind of stage calls, and of the model that it alone
+        reads."""
         rewards, gold = self.config.reward.functions, self.config.world.gold
         found: dict[str, str] = {}
         if kind in ("improve", "evaluate"):
             found = {f"reward.functions {Path(f).name}": function_digest(f) for f in rewards}
         if gold is not None and kind in ("collect", "reward", "improve", "evaluate"):
             found["world.gold"] = function_digest(gold)
+        base = self.config.reward.base
+        if kind == "reward" and base is not None and Path(base).is_dir():
+            found["reward.base"] = digest_folder(Path(base))
         return found
 
     def recorded_feedback(self, kind: str, split: Split, count: int, seed: int) -> Sequence[Any]:
@@ -164,21 +169,32 @@ class LanguageDomain:
         return np.array(table, dtype=np.float64)
 
     def fit_reward(self, policy: Path, reference: Path, judgements: Sequence[Judgement], run: StageRun) -> Made:
-        """Fit the reward ensemble on features of the reference, freeze its scale, assess it; and a judge beside it."""
+        """Fit the reward model, freeze its scale on samples of the reference, assess it; and a judge beside it."""
         trunk = LanguagePolicy.load(reference)
         tasks = self.tasks("train", self.config.reward.scale_samples, derive(run.seed, "scale-tasks"))
         frozen = sample_candidates(
             trunk, "reference", tasks, 1, self.sampling(trunk), derive(run.seed, "scale"), self.precision
         )
         return fit_learned_reward(
-            trunk, judgements, self.config.reward, self.precision, run, (tasks, frozen), gold=self._gold_of
+            self.config.reward.base or reference,
+            judgements,
+            self.config.reward,
+            self.precision,
+            run,
+            policy=trunk.tokenizer,
+            scale_set=(tasks, frozen),
+            gold=self._gold_of,
         )
 
     def score(
         self, reward: Path, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]], run: StageRun
     ) -> NDArray[np.float64]:
         """Scores ``[N, K]`` of a fitted reward folder."""
-        return LearnedReward.load(reward).score_candidates(tasks, candidates).double().numpy()
+        learned = LearnedReward.load(reward)
+        scores = learned.score_candidates(tasks, candidates).double().numpy()
+        if learned.rows_cut:
+            run.log(0, {"reward/rows_cut": float(learned.rows_cut)})
+        return scores
 
     def score_members(
         self, reward: Path, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]], run: StageRun
@@ -202,7 +218,7 @@ class LanguageDomain:
             policy=start,
             reference=LanguagePolicy(copy_of(leash.model), leash.tokenizer, leash.eos),
             actor=actor,
-            rewards=self.rewards(reward),
+            rewards=self.rewards(reward, start),
             tasks=self.tasks("train", settings.prompts, derive(run.seed, "prompts")),
             settings=settings,
             sampling=self.sampling(start),
@@ -218,12 +234,12 @@ class LanguageDomain:
         values["overoptimisation"] = overoptimisation(trainer.state.history)
         return Made({"policy": run.folder / "policy", "rollouts": run.folder / "rollouts"}, values)
 
-    def rewards(self, reward: Path | None) -> RewardSum:
-        """The learned reward and the Python functions of the configuration, summed."""
+    def rewards(self, reward: Path | None, policy: LanguagePolicy) -> RewardSum:
+        """The learned reward and the Python functions of the configuration, summed, for completions of ``policy``."""
         settings = self.config.reward
         sources = list(self.functions)
         if reward is not None:
-            sources.insert(0, LearnedReward.load(reward, settings.weight))
+            sources.insert(0, LearnedReward.load(reward, settings.weight).beside(policy.tokenizer))
         if not sources:
             raise ConfigError("there is no reward", "fit one (loop.fit_reward = true) or name reward.functions")
         return RewardSum(sources, settings.missing_end_penalty, settings.clip)
@@ -238,10 +254,11 @@ class LanguageDomain:
         if previous is not None:
             policies["previous"] = LanguagePolicy.load(previous)
         judges: dict[str, RewardSource] = {f"reward_{f.name}": f for f in self.functions}
+        tokenizer = policies["policy"].tokenizer
         if reward is not None:
-            judges["proxy"] = LearnedReward.load(reward)
+            judges["proxy"] = LearnedReward.load(reward).beside(tokenizer)
         if reward is not None and (reward / "judge").is_dir():
-            judges["judge"] = LearnedReward.load(reward / "judge")
+            judges["judge"] = LearnedReward.load(reward / "judge").beside(tokenizer)
         evaluator = Evaluator(self.world, settings, self.sampling(policies["policy"]), self.precision, run)
         return evaluator.compare(policies, tasks, judges)
 

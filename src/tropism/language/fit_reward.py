@@ -2,35 +2,33 @@
 
 The judge is a second model of the same kind, its weights fitted on the validation split alone (the train split only
 tells it when to stop): where nobody knows the truth, win rates are told by it and not by the model that was optimised
-against.
+against. No study is needed: judgements and a base model are enough.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
+from tropism.engine.classifiers import load_classifier
 from tropism.engine.models import context_length
 from tropism.errors import DataError
 from tropism.feedback.records import Candidate, Judgement, Task
+from tropism.language.classifier_reward import ClassifierNetwork, ClassifierScores
 from tropism.language.config import RewardSection
+from tropism.language.frozen_reward import OPINIONS, FrozenNetwork, FrozenScores, TokenEnsemble
 from tropism.language.policy import LanguagePolicy
-from tropism.language.reward_network import (
-    OPINIONS,
-    Encoded,
-    FineTunedReward,
-    FrozenScores,
-    LearnedReward,
-    TokenEnsemble,
-)
+from tropism.language.reward_network import LearnedReward, RewardNetwork
+from tropism.language.reward_text import Answered, shares_ids
 from tropism.reward.assessment import assess
 from tropism.reward.dataset import RewardData
-from tropism.reward.ensemble import FrozenScale
-from tropism.reward.fitting import FitResult, FitSettings, fit
+from tropism.reward.fitting import FitResult, FitSettings, ScoreModel, fit
 from tropism.runtime.precision import Precision
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
@@ -42,19 +40,69 @@ Gold = Callable[[Sequence[tuple[Task, Candidate]]], list[float] | None]
 ScaleSet = tuple[Sequence[Task], Sequence[Sequence[Candidate]]]
 
 
+@dataclass(frozen=True)
+class Untrained:
+    """A network before its fit: what fitting sees (all candidates by number), what scores and saves, the same weights.
+
+    ``lengths``: of every candidate's completion as the network reads it. ``fresh``: weights the base did not have.
+    """
+
+    model: ScoreModel
+    network: RewardNetwork
+    exact: bool
+    lengths: list[int]
+    fresh: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """All that both fits share, the model's and the judge's."""
+
+    base: str | Path
+    rows: Sequence[Answered]
+    settings: RewardSection
+    precision: Precision
+    policy: PreTrainedTokenizerBase | None
+    scale_rows: Sequence[Answered] | None
+
+    def untrained(self, data: RewardData, seed: int) -> Untrained:
+        """A network of the kind that the settings name."""
+        return BUILDERS[self.settings.network](self, data, seed)
+
+    def fit(self, data: RewardData, run: StageRun) -> tuple[LearnedReward, FitResult, Untrained]:
+        """A fitted model on a frozen scale, and how the fit went."""
+        made = self.untrained(data, run.seed)
+        result = fit(made.model, data, fit_settings(self.settings), run.seed, run)
+        for _, parameter in made.model.named_parameters():
+            parameter.requires_grad_(False)
+        reward = LearnedReward(made.network, None, made.exact, self.settings.pessimism)
+        if self.scale_rows is not None:
+            return reward.frozen_on(self.scale_rows, f"{len(self.scale_rows)} samples of the reference"), result, made
+        train = [self.rows[i] for i in train_candidates(data).tolist()]
+        return reward.frozen_on(train, f"{len(train)} train candidates, for want of a reference"), result, made
+
+    def shares(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether the candidates' ids, if they have any, are ids of this tokenizer."""
+        return self.policy is not None and shares_ids(self.policy, tokenizer)
+
+
 def fit_learned_reward(
-    trunk: LanguagePolicy,
+    base: str | Path,
     judgements: Sequence[Judgement],
     settings: RewardSection,
     precision: Precision,
     run: StageRun,
-    scale_set: ScaleSet,
-    gold: Gold,
+    *,
+    policy: PreTrainedTokenizerBase | None = None,
+    scale_set: ScaleSet | None = None,
+    gold: Gold | None = None,
 ) -> Made:
-    """Fit on train tasks, stop early and assess on validation tasks, freeze the scale on the reference's samples.
+    """Fit on train tasks, stop early and assess on validation tasks, freeze the scale.
 
-    Returns folder ``reward`` (with ``judge/`` inside where there is enough held-out feedback) and values
-    ``assessment``, ``fit``, ``rows_cut``.
+    ``base``: the model that the reward model starts from, by folder or name. ``policy``: the tokenizer of the policies
+    whose token ids the candidates hold; without it their texts are read. ``scale_set``: samples of the reference that
+    the scale is frozen on; without them it is the train candidates. Returns folder ``reward`` (with ``judge/`` inside
+    where there is enough held-out feedback) and values ``assessment``, ``fit``, ``rows_cut``, ``data``, ``fresh``.
     """
     data = RewardData.from_judgements(judgements, strength_margin=settings.strength_margin)
     if not len(data.fold(train=True)):
@@ -63,14 +111,20 @@ def fit_learned_reward(
             'give votes on other prompts, or "split": "train" to rows of a file whose prompts are not held out',
         )
     pairs = [(data.tasks[int(t)], c) for c, t in zip(data.candidates, data.candidate_task, strict=True)]
-    encoded = Encoded.of(trunk, pairs, context_length(trunk.model))
-    reward, result, scores = _fit_one(trunk, data, encoded, settings, precision, run, run.seed, scale_set)
-    utilities = gold(pairs)
+    rows = [Answered.of(t, c) for t, c in pairs]
+    scale_rows = None
+    if scale_set is not None:
+        scale_rows = [Answered.of(t, c) for t, row in zip(*scale_set, strict=True) for c in row]
+    fitting = Fitting(base, rows, settings, precision, policy, scale_rows)
+    reward, result, made = fitting.fit(data, run)
+    reward.rows_cut = 0
+    scores = reward.combine(reward.member_scores(rows))
+    utilities = None if gold is None else gold(pairs)
     assessment = assess(
         scores.numpy(),
         data,
-        np.array([len(c) for c in encoded.completions]),
-        group_by="kind",
+        np.array(made.lengths),
+        group_by="group" if any("group" in t.payload for t in data.tasks) else "kind",
         gold=None if utilities is None else np.array(utilities),
     ).as_json()
     about = {"events": len(judgements), "fit": asdict(result)}
@@ -78,68 +132,82 @@ def fit_learned_reward(
         reward.save(folder, about)
         (folder / "assessment.json").write_text(json.dumps(assessment, indent=1, sort_keys=True))
         if settings.judge and len(data.fold(False)) >= MIN_JUDGE_ROWS:
-            swapped = _swap_splits(data)
             own = replace(run, name=f"{run.name}:judge", folder=run.folder / "judge", seed=derive(run.seed, "judge"))
-            judge, _, _ = _fit_one(trunk, swapped, encoded, settings, precision, own, own.seed, scale_set)
+            judge, _, _ = fitting.fit(swap_splits(data), own)
             judge.save(folder / "judge", {"fitted on": "validation split"})
-    values = {"assessment": assessment, "fit": asdict(result), "rows_cut": encoded.cut, "data": data.summary()}
-    return Made({"reward": run.folder / "reward"}, values)
+    values = {"assessment": assessment, "fit": asdict(result), "rows_cut": reward.rows_cut, "data": data.summary()}
+    return Made({"reward": run.folder / "reward"}, values | {"fresh": list(made.fresh)})
 
 
-def _fit_one(
-    trunk: LanguagePolicy,
-    data: RewardData,
-    encoded: Encoded,
-    settings: RewardSection,
-    precision: Precision,
-    run: StageRun,
-    seed: int,
-    scale_set: ScaleSet,
-) -> tuple[LearnedReward, FitResult, torch.Tensor]:
-    """A fitted and scaled reward model, how the fit went, and its scores of all candidates ``[n]``."""
-    model: FrozenScores | FineTunedReward
-    network: TokenEnsemble | FineTunedReward
-    if settings.network == "frozen":
-        width = 2 * int(trunk.model.config.hidden_size) + OPINIONS
-        network = TokenEnsemble(width, settings.members, settings.hidden, settings.dropout, seed)
-        model = FrozenScores(network, trunk, encoded, precision)
-        model.standardise(_train_candidates(data))
-    else:
-        network = model = FineTunedReward(trunk, settings.members, seed, precision)
-        model.encoded = encoded
-    fit_settings = FitSettings(
-        epochs=settings.epochs,
+def fit_settings(settings: RewardSection) -> FitSettings:
+    """How the network that the settings name is fitted, with that kind's own choices where nothing was set."""
+    own = OWN[settings.network]
+    chosen = {name: getattr(settings, name) for name in ("epochs", "learning_rate", "head_learning_rate", "patience")}
+    return replace(
+        own.fit,
         batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
-        patience=settings.patience,
         rating_loss=settings.rating_loss,
+        center_coef=settings.center_coef,
+        **{name: value for name, value in chosen.items() if value is not None},
     )
-    result = fit(model, data, fit_settings, seed, run)
-    network.requires_grad_(False)
-    tasks, samples = scale_set
-    reference = Encoded.of(trunk, [(t, c) for t, row in zip(tasks, samples, strict=True) for c in row], 1 << 30)
-    unscaled = LearnedReward(
-        settings.network,
-        trunk,
-        network,
-        FrozenScale((0.0,) * settings.members, (1.0,) * settings.members, 1.0, 0, "unscaled"),
-        precision,
-        context_length(trunk.model),
-        settings.pessimism,
-    )
-    scale = FrozenScale.fit(unscaled.member_scores(reference), f"{len(reference)} samples of the reference")
-    reward = replace(unscaled, scale=scale)
-    return reward, result, reward.combine(reward.member_scores(encoded))
 
 
-def _train_candidates(data: RewardData) -> torch.Tensor:
+@dataclass(frozen=True)
+class Own:
+    """What a kind of network chooses where the settings leave it open."""
+
+    members: int
+    fit: FitSettings
+
+
+OWN = {
+    "frozen": Own(5, FitSettings(epochs=30, learning_rate=2e-3, patience=6)),
+    "classifier": Own(
+        1, FitSettings(epochs=3, learning_rate=2e-5, head_learning_rate=1e-3, patience=2, warmup=0.05, decay=True)
+    ),
+}
+
+
+def build_frozen(fitting: Fitting, data: RewardData, seed: int) -> Untrained:
+    """Small networks on features of the base, a causal language model."""
+    trunk, settings = LanguagePolicy.load(fitting.base), fitting.settings
+    width = 2 * int(trunk.model.config.hidden_size) + OPINIONS
+    members = settings.members or OWN["frozen"].members
+    ensemble = TokenEnsemble(width, members, settings.hidden, settings.dropout, seed)
+    context = min(settings.max_tokens or context_length(trunk.model), context_length(trunk.model))
+    network, exact = FrozenNetwork(trunk, ensemble, fitting.precision, context), fitting.shares(trunk.tokenizer)
+    encoded = network.reader.read(fitting.rows, context, exact)
+    model = FrozenScores(ensemble, trunk, encoded, fitting.precision)
+    model.standardise(train_candidates(data))
+    return Untrained(model, network, exact, [len(c) for c in encoded.completions])
+
+
+def build_classifier(fitting: Fitting, data: RewardData, seed: int) -> Untrained:
+    """The base, decoder or encoder, with a head of one output per member."""
+    settings = fitting.settings
+    members = settings.members or OWN["classifier"].members
+    classifier = load_classifier(fitting.base, members, new_head=True, seed=seed)
+    network = ClassifierNetwork(classifier, fitting.precision, context=settings.max_tokens)
+    exact = fitting.shares(classifier.tokenizer)
+    encoded = network.reader.read(fitting.rows, network.context, exact)
+    model = ClassifierScores(network, encoded, settings.micro_batch_size)
+    return Untrained(model, network, exact, [len(c) for c in encoded.completions], classifier.fresh)
+
+
+BUILDERS: dict[str, Callable[[Fitting, RewardData, int], Untrained]] = {
+    "frozen": build_frozen,
+    "classifier": build_classifier,
+}
+
+
+def train_candidates(data: RewardData) -> torch.Tensor:
     """Numbers of the candidates of train tasks."""
     is_train = torch.tensor([t.split == "train" for t in data.tasks])
     return is_train[data.candidate_task].nonzero().squeeze(1)
 
 
-def _swap_splits(data: RewardData) -> RewardData:
+def swap_splits(data: RewardData) -> RewardData:
     """The same data with train and validation exchanged."""
     tasks = tuple(Task("validation" if t.split == "train" else "train", t.payload, t.id) for t in data.tasks)
     return replace(data, tasks=tasks)

@@ -140,6 +140,8 @@ class PaidRewards:
     total: Tensor
     components: dict[str, Tensor]
     clipped: Tensor
+    rows_cut: int = 0
+    """Completions that a learned reward could not read whole: they did not fit its context."""
 
 
 @dataclass
@@ -157,6 +159,7 @@ class RewardSum:
             raise ConfigError(f"two reward components are called '{double[0]}'", "rename one of the functions")
 
     def __call__(self, tasks: Sequence[Task], generation: Generation, texts: Sequence[str]) -> PaidRewards:
+        before = self._cut()
         components = {s.name: s.weight * s(tasks, generation, texts) for s in self.sources}
         total = torch.stack(list(components.values())).sum(0)
         clipped = torch.zeros_like(total, dtype=torch.bool)
@@ -165,4 +168,8 @@ class RewardSum:
             total = total.clamp(-self.clip, self.clip)
         missing = torch.tensor([stop == "length" for stop in generation.stops], dtype=torch.float32)
         components["missing_end"] = -self.missing_end_penalty * missing
-        return PaidRewards(total + components["missing_end"], components, clipped)
+        return PaidRewards(total + components["missing_end"], components, clipped, self._cut() - before)
+
+    def _cut(self) -> int:
+        """Rows that any source has shortened so far."""
+        return sum(int(getattr(source, "rows_cut", 0)) for source in self.sources)

@@ -1,12 +1,13 @@
 """Fitting a reward model: AdamW on mini-batches of evidence, bootstrap ensembles, early stopping, exact resume.
 
-Every random choice (order, bootstrap weights, dropout) is a function of (seed, epoch), so that an epoch done again
-after a kill gives the same bits. Left out: learning-rate schedules (early stopping decides), and distributed fitting.
+Every random choice (order, bootstrap weights, dropout) is a function of (seed, epoch, position), so that what is done
+again after a kill gives the same bits. A long epoch is checkpointed on its way. Left out: distributed fitting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,7 +66,15 @@ class FitSettings:
     batch_size: int = 64
     """Rows of evidence per optimiser step."""
     learning_rate: float = 2e-3
+    head_learning_rate: float | None = None
+    """Rate of the parameters that the model names in ``heads``, and of the links to ratings and labels; None: the
+    same."""
+    warmup: float = 0.0
+    """Share of all steps over which rates rise from 0."""
+    decay: bool = False
+    """Whether rates then fall linearly to 0 at the last epoch's end."""
     weight_decay: float = 0.01
+    """Of matrices; vectors (biases, norms) are not decayed."""
     max_grad_norm: float = 1.0
     patience: int = 6
     """Epochs without a better validation likelihood before stopping."""
@@ -74,8 +83,12 @@ class FitSettings:
     rating_loss: RatingLoss = "regression"
     rating_weight: float = 1.0
     label_weight: float = 1.0
+    center_coef: float = 0.0
+    """Weight of the squared sum of each comparison's scores (``objectives.centering``), while fitting only."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
+    checkpoint_seconds: float = 120.0
+    """And within an epoch that takes longer than this."""
 
 
 @dataclass
@@ -98,28 +111,46 @@ def fit(
 
     Without validation rows the last weights stay. The loss is evidence per vote, summed over members, which share no
     gradient unless they share parameters. Deterministic given ``seed``; with ``run`` it logs metrics, checkpoints, and
-    goes on from the newest checkpoint, to the same bits. DataError without train rows, RewardError for NaN scores.
+    goes on from the newest checkpoint, to the same bits. A model may have ``heads``, the names of parameters that
+    learn at ``head_learning_rate``. DataError without train rows, RewardError for NaN scores.
     """
     fitting = _Fitting(model, data, settings, seed)
     if run is not None:
         fitting.resume(run)
     while not fitting.finished:
-        metrics = fitting.epoch()
+        metrics = fitting.epoch(run)
         if run is None:
             continue
         done = fitting.result.epochs
         run.log(done, metrics)
         run.progress.update("reward model", done, settings.epochs, f"NLL {metrics['reward/nll_train']:.3f}")
-        if done % settings.checkpoint_every == 0 or fitting.finished:
-            run.checkpoint(ACTIVITY, done, fitting.save)
-        run.check_stop()
+        stop = run.stop_requested()
+        if stop or done % settings.checkpoint_every == 0 or fitting.finished:
+            run.checkpoint(ACTIVITY, fitting.steps, fitting.save)
+        if stop:  # asked once: a stop that comes only now finds its next step
+            run.check_stop()
     fitting.restore_best()
     model.train(False)
     return fitting.result
 
 
+@dataclass
+class _Epoch:
+    """What an epoch has done so far: rows passed, and by step the loss, the votes behind it and the gradient's norm."""
+
+    rows: int = 0
+    losses: list[float] = field(default_factory=list)
+    sizes: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, float]:
+        """Means over what was done."""
+        mean = sum(x * n for x, n in zip(self.losses, self.sizes, strict=True)) / sum(self.sizes)
+        return {"reward/nll_train": mean, "reward/grad_norm": sum(self.norms) / len(self.norms)}
+
+
 class _Fitting:
-    """The state of a fit between epochs."""
+    """The state of a fit between steps."""
 
     def __init__(self, model: ScoreModel, data: RewardData, settings: FitSettings, seed: int) -> None:
         self.model, self.settings, self.seed = model, settings, seed
@@ -132,14 +163,36 @@ class _Fitting:
         self.links = Links(model.members, self.train)
         self.fitted = [p for _, p in model.named_parameters() if p.requires_grad]
         self.frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-        groups = [
-            {"params": self.fitted, "weight_decay": settings.weight_decay},
-            {"params": list(self.links.parameters()), "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate)
         self.pairs = Pairs.of(self.validation)
         self.best: dict[str, Tensor] = {}
-        self.result = FitResult()
+        self.result, self.now, self.steps = FitResult(), _Epoch(), 0
+        self.dropout: Tensor | None = None  # the generator's state within an epoch
+        self.saved, self.saving = time.monotonic(), 0.0
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Trunk and head, each with what is decayed apart; the links learn with the head."""
+        heads: Collection[str] = getattr(self.model, "heads", ())
+        rate = self.settings.learning_rate
+        own = rate if self.settings.head_learning_rate is None else self.settings.head_learning_rate
+        found: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                decay = self.settings.weight_decay if parameter.dim() > 1 else 0.0
+                found.setdefault((own if name in heads else rate, decay), []).append(parameter)
+        groups: list[dict[str, Any]] = [{"params": p, "lr": lr, "weight_decay": d} for (lr, d), p in found.items()]
+        groups.append({"params": list(self.links.parameters()), "lr": own, "weight_decay": 0.0})
+        return [group | {"full_lr": group["lr"]} for group in groups]
+
+    def _set_rates(self) -> None:
+        """Every group's rate for the coming step."""
+        total = self.settings.epochs * -(-len(self.train) // self.settings.batch_size)
+        rising = self.settings.warmup * total
+        factor = min(1.0, (self.steps + 1) / rising) if rising >= 1 else 1.0
+        if self.settings.decay:
+            factor *= 1 - self.steps / total
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["full_lr"] * factor
 
     @property
     def finished(self) -> bool:
@@ -156,7 +209,7 @@ class _Fitting:
         rates = torch.ones(self.model.members, len(self.train.tasks))
         return torch.poisson(rates, generator=generator(self.seed, "reward-bootstrap"))
 
-    def nll(self, model: Scores, data: RewardData, task_weights: Tensor | None) -> Tensor:
+    def nll(self, model: Scores, data: RewardData, task_weights: Tensor | None, center_coef: float = 0.0) -> Tensor:
         """Negative log-likelihood per vote ``[E]``."""
         return evidence_nll(
             model,
@@ -167,34 +220,53 @@ class _Fitting:
             rating_loss=self.settings.rating_loss,
             rating_weight=self.settings.rating_weight,
             label_weight=self.settings.label_weight,
+            center_coef=center_coef,
         )
 
-    def epoch(self) -> dict[str, float]:
-        """One pass over the train rows, then validation. Returns its metrics."""
+    def epoch(self, run: StageRun | None = None) -> dict[str, float]:
+        """One pass over the train rows (what is left of it, after a kill), then validation. Returns its metrics."""
         number, weights = self.result.epochs, self.task_weights()
         order = torch.from_numpy(permutation(len(self.train), self.seed, number))
-        losses: list[float] = []
-        norms: list[float] = []
-        sizes: list[float] = []
         self.model.train(True)
         with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
             torch.manual_seed(generator(self.seed, "reward-dropout", number).initial_seed())
-            for rows in order.split(self.settings.batch_size):
-                batch = take_rows(self.train, rows)
-                loss = self.nll(self.model, batch, weights)
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.sum().backward()
-                everything = [*self.fitted, *self.links.parameters()]
-                norms.append(float(nn.utils.clip_grad_norm_(everything, self.settings.max_grad_norm)))
-                self.optimizer.step()
-                losses.append(float(loss.detach().mean()))
-                sizes.append(total_weight(batch))
-        mean = sum(x * n for x, n in zip(losses, sizes, strict=True)) / sum(sizes)
-        metrics = {"reward/nll_train": mean, "reward/grad_norm": sum(norms) / len(norms)}
+            if self.dropout is not None:
+                torch.random.set_rng_state(self.dropout)
+            for rows in order[self.now.rows :].split(self.settings.batch_size):
+                self.step(take_rows(self.train, rows), weights)
+                self.now.rows += len(rows)
+                if run is not None and self.now.rows < len(order):
+                    self.pause(run)
+        metrics = self.now.metrics()
         self.result.epochs += 1
+        self.now, self.dropout = _Epoch(), None
         metrics |= self.validate()
         self.result.history.append(metrics)
         return metrics
+
+    def step(self, batch: RewardData, weights: Tensor | None) -> None:
+        """One step of the optimiser."""
+        self._set_rates()
+        loss = self.nll(self.model, batch, weights, self.settings.center_coef)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.sum().backward()
+        everything = [*self.fitted, *self.links.parameters()]
+        self.now.norms.append(float(nn.utils.clip_grad_norm_(everything, self.settings.max_grad_norm)))
+        self.optimizer.step()
+        self.now.losses.append(float(loss.detach().mean()))
+        self.now.sizes.append(total_weight(batch))
+        self.steps += 1
+
+    def pause(self, run: StageRun) -> None:
+        """Within an epoch: a checkpoint if the last one is long ago, or if the process is asked to stop."""
+        stop, now = run.stop_requested(), time.monotonic()
+        if stop or now - self.saved > max(self.settings.checkpoint_seconds, 20 * self.saving):
+            self.dropout = torch.random.get_rng_state()
+            run.checkpoint(ACTIVITY, self.steps, self.save)
+            self.saved = time.monotonic()
+            self.saving = self.saved - now
+        if stop:
+            run.check_stop()
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -238,12 +310,12 @@ class _Fitting:
             self.result.best_epoch = self.result.epochs
 
     def save(self, folder: Path) -> None:
-        """Write everything the next epoch depends on."""
-        now = {f"now.{k}": v for k, v in self.weights().items()}
-        best = {f"best.{k}": v for k, v in self.best.items()}
-        save_state(
-            folder, optimizers={"adamw": self.optimizer}, tensors=now | best, meta={"result": asdict(self.result)}
-        )
+        """Write everything the next step depends on."""
+        tensors = {f"now.{k}": v for k, v in self.weights().items()} | {f"best.{k}": v for k, v in self.best.items()}
+        if self.dropout is not None:
+            tensors["dropout"] = self.dropout
+        meta = {"result": asdict(self.result), "epoch": asdict(self.now), "steps": self.steps}
+        save_state(folder, optimizers={"adamw": self.optimizer}, tensors=tensors, meta=meta)
 
     def resume(self, run: StageRun) -> None:
         """Go on from the newest checkpoint, if there is one."""
@@ -253,4 +325,5 @@ class _Fitting:
         tensors, meta = load_state(found[1], optimizers={"adamw": self.optimizer})
         self.put({k.removeprefix("now."): v for k, v in tensors.items() if k.startswith("now.")})
         self.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-        self.result = FitResult(**meta["result"])
+        self.dropout = tensors.get("dropout")
+        self.result, self.now, self.steps = FitResult(**meta["result"]), _Epoch(**meta["epoch"]), meta["steps"]

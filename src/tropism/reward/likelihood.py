@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tropism.errors import RewardError
+from tropism.objectives.centering import centering
 from tropism.objectives.masks import Count
 from tropism.objectives.preference import choice_nll, plackett_luce_nll
 from tropism.objectives.ratings import label_nll, ordered_thresholds, ordinal_nll, rating_regression
@@ -121,11 +122,13 @@ def evidence_nll(
     rating_loss: RatingLoss = "regression",
     rating_weight: float = 1.0,
     label_weight: float = 1.0,
+    center_coef: float = 0.0,
 ) -> Tensor:
     """Σ over all evidence of weight · negative log-likelihood / count, per member ``[E]``.
 
     ``task_weights`` ``[E, tasks]`` are each member's bootstrap weights. Ratings (in squared deviations, or nats if
-    ordinal) and labels weigh ``rating_weight`` and ``label_weight`` beside a comparison. Raises RewardError for a NaN
+    ordinal) and labels weigh ``rating_weight`` and ``label_weight`` beside a comparison. ``center_coef`` adds that much
+    of the squared sum of each comparison's, choice's or ranking's scores. Raises RewardError for a NaN
     or infinite score, naming the candidate.
     """
     wanted = candidates_of(data)
@@ -145,8 +148,12 @@ def evidence_nll(
     if len(choices):
         target, margin = choices.target.to(scores.dtype), choices.margin.to(scores.dtype)
         total = total + choice_nll(of(choices), choices.mask, target, margin, votes(choices), count)
+        if center_coef:
+            total = total + center_coef * centering(of(choices), choices.mask, votes(choices), count)
     if len(rankings):
         total = total + plackett_luce_nll(of(rankings), rankings.tiers, votes(rankings), count)
+        if center_coef:
+            total = total + center_coef * centering(of(rankings), rankings.tiers >= 0, votes(rankings), count)
     if len(data.ratings):
         nll = _ratings_nll(of(data.ratings), links, data, votes(data.ratings), count, rating_loss)
         total = total + rating_weight * nll
