@@ -104,7 +104,7 @@ def rows_of_file(path: Path, options: FileOptions, counts: Counts, name: str = "
         elif kind == "json":
             made = _json(stored, counts)
         elif kind == "csv":
-            made = tables.csv_rows(Lines(stored, counts, blank=True), options, path)
+            made = tables.csv_rows(Lines(stored, counts, csv=True), options, path)
         elif kind == "txt":
             made = _text(Lines(stored, counts))
         elif kind == "parquet":

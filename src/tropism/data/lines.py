@@ -46,15 +46,15 @@ class FileOptions:
 class Lines:
     """The lines of a file: (number from 1, text or the reason why there is none).
 
-    A UTF-8 byte order mark and CRLF are taken off, UTF-16 with its mark is decoded, blank lines are left out unless
-    ``blank``; all are counted. Only a line feed ends a line. Bytes that are no UTF-8 come out as Python's surrogate
-    escapes where ``blank`` (CSV, where the cell is what is rejected), else as a reason.
+    A UTF-8 byte order mark and CRLF are taken off, UTF-16 with its mark is decoded, blank lines are left out; all are
+    counted. Only a line feed ends a line. With ``csv``, where a quoted cell may hold any of these, lines keep their CR
+    and blank ones come too, and bytes that are no UTF-8 are Python's surrogate escapes instead of a reason.
     """
 
-    def __init__(self, stored: FileBytes, counts: Counts, *, blank: bool = False) -> None:
+    def __init__(self, stored: FileBytes, counts: Counts, *, csv: bool = False) -> None:
         self._buffer: io.BufferedReader[Any] = stored.buffer
         self.counts = counts.repaired
-        self._blank = blank
+        self._csv = csv
         self.number = 0
         head = self._buffer.peek(4)[:4]
         if head in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
@@ -73,17 +73,17 @@ class Lines:
                 self._drop()
                 yield self.number, BadRow(f"longer than {LINE_LIMIT} bytes")
                 continue
-            if line.endswith(b"\r\n"):
-                line = line[:-2]
-                self.counts["CRLF line ends"] += 1
             line = line.removesuffix(b"\n")
-            if not self._blank and not line.strip():
+            if not self._csv and line.endswith(b"\r"):
+                line = line[:-1]
+                self.counts["CRLF line ends"] += 1
+            if not self._csv and not line.strip():
                 self.counts["blank lines skipped"] += 1
                 continue
             yield self.number, self._text(line)
 
     def _text(self, line: bytes) -> str | BadRow:
-        if self._blank:
+        if self._csv:
             return line.decode("utf-8", errors="surrogateescape")
         if b"\0" in line:
             return BadRow("holds a NUL byte (UTF-16 without its mark, or a damaged file)")

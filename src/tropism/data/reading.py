@@ -149,8 +149,9 @@ def open_source(
     file_options = FileOptions(**{name: held for name, held in options.items() if name in of_files})
     options = {name: held for name, held in options.items() if name not in of_files}
     opened = OpenedSource(source, file_options, mapped)
-    kind = _named(format) if format != "auto" else _recognised(opened)
-    _check_columns(mapped, kind)
+    kind = _named(format) if format != "auto" else None
+    _check_columns(mapped, [kind] if kind else list(FORMATS.values()))
+    kind = kind or _recognised(opened)
     _check_options(options, kind, of_files)
     made = kind(**options)
     return Source(opened, made, columns=mapped, limit=limit, licence=licence, guessed=format == "auto")
@@ -244,12 +245,16 @@ def _recognised(opened: OpenedSource) -> type[Format]:
     )
 
 
-def _check_columns(columns: Mapping[str, str], kind: type[Format]) -> None:
+def _check_columns(columns: Mapping[str, str], kinds: Sequence[type[Format]]) -> None:
+    known = list(dict.fromkeys(column for kind in kinds for column in kind.columns))
     for ours in columns:
-        if ours not in kind.columns:
+        if ours not in known:
+            near = difflib.get_close_matches(ours, known, 1)
+            of = f" of format {kinds[0].name!r}" if len(kinds) == 1 else ""
             raise DataError(
-                f"the column map names {ours!r}, which is no column of format {kind.name!r}",
-                f"its columns are {', '.join(kind.columns)}",
+                f"the column map names {ours!r}, which is no column{of}"
+                + (f"; did you mean {near[0]!r}?" if near else ""),
+                f"map our columns to the source's; ours are {', '.join(known) or 'none here'}",
             )
 
 

@@ -10,10 +10,11 @@ from tropism.data.formats.base import Format, common
 from tropism.data.records import Record
 from tropism.data.rows import Row
 
-ANSWERS = frozenset(
+_MORE = frozenset(
     {"completion", "completions", "answer", "response", "output", "chosen", "rejected", "first", "second", "messages"}
+    | {"tropism"}
 )
-"""Columns that hold answers: a row with one of them is more than a prompt."""
+"""Columns of other formats: a row with one of them is more than a prompt."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Prompts(Format):
     @classmethod
     def fits(cls, row: Row) -> bool:
         """A prompt without any answer."""
-        return row.has("prompt") and not isinstance(row.values["prompt"], dict) and not ANSWERS & set(row.values)
+        return row.has("prompt") and not isinstance(row.values["prompt"], dict) and not _MORE & set(row.values)
 
     def make(self, row: Row) -> Iterator[Record]:
         """One prompt."""
