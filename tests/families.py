@@ -37,6 +37,7 @@ from transformers import (
 )
 
 from fixtures import BOS, EOS, PAD, VOCABULARY
+from tropism.engine.adapters import LoraSettings, add_lora
 
 CONTEXT = 64
 SHAPE: dict[str, Any] = {
@@ -135,3 +136,21 @@ FAMILIES: dict[str, Callable[..., Any]] = {
 }
 WINDOWED = ("qwen2", "gemma2", "gemma3", "mistral")
 """Those whose windows are shorter than the sequences of the tests."""
+
+
+LORA = LoraSettings(rank=3, alpha=6.0)
+
+
+def adapted(name: str, **over: Any) -> Any:
+    """A family's model with adapters that say something."""
+    model = FAMILIES[name](**over)
+    add_lora(model, LORA, 7, base="a base")
+    torch.manual_seed(8)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if ".lora_B." in key:
+                parameter.normal_(std=0.05)
+    return model
+
+
+KINDS: dict[str, Callable[..., Any]] = {"full": lambda name, **over: FAMILIES[name](**over), "lora": adapted}

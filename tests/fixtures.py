@@ -20,9 +20,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tropism.engine.adapters import LoraSettings
 from tropism.engine.generation import Generation, Sampling
 from tropism.feedback.records import Task
 from tropism.language.config import PpoSection
+from tropism.language.leash import leashed
 from tropism.language.policy import ActorCritic, LanguagePolicy, copy_of
 from tropism.language.ppo import PpoTrainer
 from tropism.language.rewards import CallableReward, RewardSum
@@ -138,16 +140,21 @@ def trainer_of(
     demonstrations: Sequence[tuple[list[int], list[int]]] = (),
     seed: int = 5,
     penalty: float = 1.0,
+    lora: LoraSettings | None = None,
     **over: Any,
 ) -> PpoTrainer:
     """A PPO trainer on the toy reward; further keywords are settings. Its ``run.metrics`` is a Recorder."""
     policy = policy_of(llama(scale=0.1) if model is None else model, eos)
     chosen = settings(**over)
+    given = None if reference is None else LanguagePolicy(reference, policy.tokenizer, eos)
+    if lora is not None:
+        policy, leash = leashed(policy, given, lora, seed)
+    else:
+        leash = given or LanguagePolicy(copy_of(policy.model), policy.tokenizer, eos)
     actor = ActorCritic(policy.model, chosen.value_trunk)
     run = StageRun("improve-1", folder, seed, metrics=Recorder(), stop_requested=stop)
-    leash = copy_of(policy.model) if reference is None else reference
     return PpoTrainer(
-        policy, LanguagePolicy(leash, policy.tokenizer, eos), actor,
+        policy, leash, actor,
         RewardSum([CallableReward("toy", reward)], penalty), some_tasks(), chosen,
         sampling or Sampling(8, eos), precision, run, demonstrations,
     )  # fmt: skip

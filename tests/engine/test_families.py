@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from families import FAMILIES, WINDOWED
+from families import FAMILIES, KINDS, LORA, WINDOWED
 from fixtures import EOS, PAD, VOCABULARY, scored_rollout, some_prompts, trainer_of, weights, word_tokenizer
 from tropism.engine.batch import TokenBatch
 from tropism.engine.generation import Generation, Sampling, check_sampling, generate
@@ -28,6 +28,7 @@ from tropism.language.sft import Rows, batch_loss
 ENDS = frozenset({EOS, 9, 21})
 LONG = Sampling(16, ENDS)
 family = pytest.mark.parametrize("name", FAMILIES)
+full_or_lora = pytest.mark.parametrize("how", KINDS)
 
 
 def drawn(model: nn.Module, sampling: Sampling = LONG, seed: int = 1) -> Generation:
@@ -45,9 +46,10 @@ def gradient(model: nn.Module) -> Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
+@full_or_lora
 @family
-def test_greedy_agrees_with_generate(name: str) -> None:
-    model, prompts = FAMILIES[name](), some_prompts(24, longest=14)
+def test_greedy_agrees_with_generate(name: str, how: str) -> None:
+    model, prompts = KINDS[how](name), some_prompts(24, longest=14)
     ours = drawn(model, Sampling(16, ENDS, temperature=0.0))
     width = max(map(len, prompts))
     ids = torch.tensor([[PAD] * (width - len(p)) + p for p in prompts])
@@ -60,9 +62,10 @@ def test_greedy_agrees_with_generate(name: str) -> None:
     assert max(len(p) + len(c) for p, c in zip(prompts, ours.completions, strict=True)) >= 20
 
 
+@full_or_lora
 @family
-def test_rollout_and_scoring_equal_the_models_own_forward_row_by_row(name: str) -> None:
-    model = FAMILIES[name]()
+def test_rollout_and_scoring_equal_the_models_own_forward_row_by_row(name: str, how: str) -> None:
+    model = KINDS[how](name)
     out = drawn(model)
     batch = out.batch()
     assert int(batch.lengths.max()) > 20
@@ -99,15 +102,16 @@ def test_trap_11_dropout_is_off_while_sampling(name: str) -> None:
     assert drawn(model.train()).logprobs == drawn(model.eval()).logprobs
 
 
+@full_or_lora
 @family
-def test_trap_18_padding_may_hold_anything(name: str) -> None:
+def test_trap_18_padding_may_hold_anything(name: str, how: str) -> None:
     """Another id in the padding, one whose embedding is 1e9 too: no bit of a log-probability or gradient changes. The
     engine's own padding reads no embedding but the row's, so that of the pad token may be NaN."""
     found = []
     prompts = [p for p in some_prompts(12, longest=14) if VOCABULARY - 1 not in p]
     completions = [[5 + (i * 7 + j) % 50 for j in range(i)] for i in range(len(prompts))]
     for pad in (None, PAD, EOS, VOCABULARY - 1):
-        model = FAMILIES[name](tie_word_embeddings=False)
+        model = KINDS[how](name, tie_word_embeddings=False)
         with torch.no_grad():
             model.get_input_embeddings().weight[VOCABULARY - 1] = float("nan") if pad is None else 1e9
         batch = TokenBatch.of(prompts, completions, pad)
@@ -138,10 +142,11 @@ def rows_of(out: Generation) -> Rows:
     return Rows(tokens, trained, 0, 0)
 
 
+@full_or_lora
 @family
-def test_trap_17_the_sft_step_is_the_same_in_micro_batches(name: str) -> None:
+def test_trap_17_the_sft_step_is_the_same_in_micro_batches(name: str, how: str) -> None:
     """Loss and gradient of a batch are those of its rows alone, weighed by their tokens."""
-    model = FAMILIES[name]()
+    model = KINDS[how](name)
     rows = rows_of(drawn(model))
     whole, count = batch_loss(model, rows, np.arange(24))
     whole.backward()
@@ -156,17 +161,21 @@ def test_trap_17_the_sft_step_is_the_same_in_micro_batches(name: str) -> None:
     torch.testing.assert_close(gradient(model), together, atol=5e-6 * float(together.abs().max()), rtol=0)
 
 
-def ppo(folder: Path, name: str, **over: Any) -> PpoTrainer:
-    """PPO on prompts whose rollouts leave every window."""
+def ppo(folder: Path, name: str, how: str, **over: Any) -> PpoTrainer:
+    """PPO on prompts whose rollouts leave every window; with adapters, the reference is the model without them."""
     loss: dict[str, Any] = {"kl_ref_in": "loss", "kl_old_coef": 0.3, "entropy_coef": 0.05, "value_clip_range": 0.2}
-    return trainer_of(folder, model=FAMILIES[name](), sampling=LONG, eos=ENDS, learning_rate=1e-4, **(loss | over))
+    return trainer_of(
+        folder, model=FAMILIES[name](), sampling=LONG, eos=ENDS, learning_rate=1e-4,
+        lora=LORA if how == "lora" else None, **(loss | over),
+    )  # fmt: skip
 
 
+@full_or_lora
 @family
-def test_trap_17_the_ppo_step_is_the_same_in_micro_batches(name: str, tmp_path: Path) -> None:
+def test_trap_17_the_ppo_step_is_the_same_in_micro_batches(name: str, how: str, tmp_path: Path) -> None:
     found = []
     for size in (None, 3):
-        trainer = ppo(tmp_path / str(size), name, micro_batch_size=size)
+        trainer = ppo(tmp_path / str(size), name, how, micro_batch_size=size)
         rollout = scored_rollout(trainer)
         targets, rows = trainer.targets(rollout), torch.arange(8)
         count = int(rollout.batch.completion_lengths[rows].sum())
@@ -192,25 +201,28 @@ def poisoned(trainer: PpoTrainer, value: float) -> Tensor:
     return gradient(trainer.actor)
 
 
+@full_or_lora
 @family
-def test_trap_18_nan_in_the_padding_of_a_rollout_changes_no_gradient(name: str, tmp_path: Path) -> None:
-    clean = poisoned(ppo(tmp_path / "a", name), 0.0)
+def test_trap_18_nan_in_the_padding_of_a_rollout_changes_no_gradient(name: str, how: str, tmp_path: Path) -> None:
+    clean = poisoned(ppo(tmp_path / "a", name, how), 0.0)
     assert torch.isfinite(clean).all()
     for value in (float("nan"), 1e9):
-        torch.testing.assert_close(poisoned(ppo(tmp_path / str(value), name), value), clean, atol=1e-7, rtol=1e-5)
+        torch.testing.assert_close(poisoned(ppo(tmp_path / str(value), name, how), value), clean, atol=1e-7, rtol=1e-5)
 
 
+@full_or_lora
 @family
 @pytest.mark.parametrize("trunk", ["shared", "separate"])
-def test_ppo_runs_within_its_contracts(name: str, trunk: str, tmp_path: Path) -> None:
+def test_ppo_runs_within_its_contracts(name: str, how: str, trunk: str, tmp_path: Path) -> None:
     """Two steps: KL 0 and ratio 1 at the start are asserted by the run itself; weights move and stay finite."""
-    trainer = ppo(tmp_path, name, value_trunk=trunk, steps=2, batch_size=8, mini_batch_size=4)
+    trainer = ppo(tmp_path, name, how, value_trunk=trunk, steps=2, batch_size=8, mini_batch_size=4)
     before = weights(trainer)
     assert trainer.train()["ppo/rolled_back"] == 0
     after = weights(trainer)
     assert all(torch.isfinite(w).all() for w in after.values())
     moved = {k for k in after if not torch.equal(before[k], after[k])}
     assert any(k.startswith("lm.") for k in moved)
+    assert how == "full" or all(".lora_" in k or k.startswith("value_head.") for k in moved)
     assert any(k.startswith("value_lm.") for k in moved) == (trunk == "separate")
 
 

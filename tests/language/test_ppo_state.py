@@ -119,7 +119,7 @@ def test_roll_backs_survive_a_resume(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     trainer_of(tmp_path, steps=1, checkpoint_every=1).train()
-    (tmp_path / "checkpoints" / "ppo-00000001" / "model-actor.safetensors").unlink()
+    (tmp_path / "checkpoints" / "ppo-00000001" / "tensors.safetensors").unlink()
     with pytest.raises(StoreError, match="ppo-00000001"):
         trainer_of(tmp_path, steps=1, checkpoint_every=1).train()
 

@@ -1,16 +1,17 @@
 """Loading and saving causal language models as plain Hugging Face folders: safetensors and JSON, nothing else.
 
 Weights are copied into freshly allocated memory on loading, so that results do not depend, in their last bits, on how a
-mapped file happened to be aligned. Left out: quantised weights, adapters, several devices, pickled (``.bin``) weights.
+mapped file happened to be aligned. Left out: quantised weights, several devices, pickled (``.bin``) weights.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -28,9 +29,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging
 
+from tropism.engine.adapters import CONFIG as ADAPTER_CONFIG
+from tropism.engine.adapters import base_of, has_adapters, load_adapters, merged_copy, save_adapters
+from tropism.engine.cards import Card, write_card
 from tropism.errors import ModelError
 
-CARD = "tropism.json"
+ABOUT = "tropism.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _CAUSAL_MARKS = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -40,11 +44,34 @@ def load_policy(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in eval mode and its tokenizer, from a local folder or a hub name.
 
-    Parameters have ``dtype`` and are trainable. A tokenizer without a pad token pads with its EOS (masks never come
-    from pad ids here, so nothing is lost). Raises ModelError naming the path and the fix: nothing there, no
-    tokenizer, no safetensors weights, weights that do not fill the model, an encoder, custom code.
+    Parameters have ``dtype``, whatever they have on the disk, and are trainable. A folder of adapters (peft's) gives
+    its base model with the adapters added; then only these are trainable. A tokenizer without a pad token pads with its
+    EOS (masks never come from pad ids here, so nothing is lost). Raises ModelError naming the path and the fix: nothing
+    there, no tokenizer, no safetensors weights, weights that do not fill the model, an encoder, custom code, adapters
+    without their base.
     """
-    source = _source(path_or_name)
+    folder = Path(path_or_name).expanduser()
+    base = base_of(folder)
+    if base is None:
+        return _load_model(_source(path_or_name), dtype)
+    try:
+        model, tokenizer = load_policy(base, dtype)
+    except ModelError as error:
+        raise ModelError(
+            f"{folder} holds adapters of the base model {base!r}, which cannot be loaded: {error.problem}",
+            f"put the base model there, or set base_model_name_or_path in {folder / ADAPTER_CONFIG}",
+        ) from error
+    if has_adapters(model):
+        raise ModelError(f"{folder} holds adapters of {base}, which has adapters itself", "merge those first")
+    load_adapters(model, folder)
+    if any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        tokenizer = load_tokenizer(str(folder))
+        _check_tokenizer(str(folder), model, tokenizer)
+    return model.eval(), tokenizer
+
+
+def _load_model(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A whole model and its tokenizer."""
     config = _load(AutoConfig, source, "config")
     _check_causal(source, config)
     tokenizer = load_tokenizer(source)
@@ -84,25 +111,42 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def save_policy(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, card: Mapping[str, Any] | None = None
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    about: Mapping[str, Any] | None = None,
+    card: Card | None = None,
+    *,
+    adapters: Literal["merged", "adapter"] = "merged",
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a plain Hugging Face folder (safetensors), with ``card`` as ``tropism.json`` beside it.
+    """Write a plain Hugging Face folder (safetensors), with ``about`` as ``tropism.json`` and ``card`` as README.md
+    beside it.
 
-    The same weights and card give the same bytes wherever the model came from. Tied weights are stored once and are
-    tied again on loading.
+    The same weights and words give the same bytes wherever the model came from. Tied weights are stored once and are
+    tied again on loading. A model with adapters is saved merged, or as a peft folder of the adapters alone. ``dtype``
+    is that of the saved weights; None: the model's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
             f"a {type(model).__name__} is not a Hugging Face model", "save the wrapped causal language model"
         )
-    with _no_bars():
-        model.save_pretrained(folder, safe_serialization=True)
+    if has_adapters(model) and adapters == "adapter":
+        save_adapters(model, folder)
+    else:
+        saved = merged_copy(model) if has_adapters(model) else model
+        if dtype is not None and dtype != saved.dtype:
+            saved = (copy.deepcopy(saved) if saved is model else saved).to(dtype)
+        with _no_bars():
+            saved.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         _forget_origin(folder / name)
+    if about is not None:
+        (folder / ABOUT).write_text(json.dumps(dict(about), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     if card is not None:
-        (folder / CARD).write_text(json.dumps(dict(card), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        write_card(folder, card)
 
 
 def hub_commit(path_or_name: str | Path) -> str | None:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tropism.engine import chat
+from tropism.engine.adapters import LoraSettings, base_parameters, copy_sharing_frozen
 from tropism.engine.batch import TokenBatch
+from tropism.engine.cards import Card
 from tropism.engine.generation import check_sampling
 from tropism.engine.models import eos_ids, load_policy, save_policy
 from tropism.engine.scoring import check_head, completion_scores, hidden_states, states_before
@@ -41,7 +43,7 @@ class ActorCritic(nn.Module):
     def __init__(self, lm: PreTrainedModel, value_trunk: ValueTrunk = "shared") -> None:
         super().__init__()
         self.lm: PreTrainedModel = lm
-        self.value_lm: PreTrainedModel | None = copy.deepcopy(lm) if value_trunk == "separate" else None
+        self.value_lm: PreTrainedModel | None = copy_sharing_frozen(lm) if value_trunk == "separate" else None
         self.value_head = nn.Linear(lm.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -77,9 +79,15 @@ class LanguagePolicy:
         check_sampling(model)
         return cls(model.eval(), tokenizer, eos_ids(model, tokenizer))
 
-    def save(self, folder: Path, card: Mapping[str, Any]) -> None:
-        """Write a Hugging Face folder. ``card`` must hold nothing that differs between equal runs (no times)."""
-        save_policy(self.model, self.tokenizer, folder, card)
+    def save(
+        self, folder: Path, about: Mapping[str, Any], card: Card | None = None, *, adapters: LoraSettings | None = None
+    ) -> None:
+        """Write a Hugging Face folder, ``about`` (tropism.json) and a model ``card`` (README.md) beside it.
+
+        Adapters are merged, unless ``adapters.save`` says otherwise. Nothing may differ between equal runs (no times).
+        """
+        how = adapters.save if adapters is not None else "merged"
+        save_policy(self.model, self.tokenizer, folder, about, card, adapters=how)
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Token ids of a prompt, with the tokenizer's own BOS rule; never empty where there is a BOS or EOS to start
@@ -144,5 +152,6 @@ def copy_of(model: PreTrainedModel) -> PreTrainedModel:
 
 @torch.no_grad()
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
-    """Whether two models of one architecture have equal weights, bit for bit."""
-    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    """Whether two models have equal weights, bit for bit; adapters that add nothing are none."""
+    mine, theirs = base_parameters(a), base_parameters(b)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)

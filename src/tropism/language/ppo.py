@@ -9,11 +9,14 @@ global counts of its mini-batch), reward models that judge single steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from tropism.engine.adapters import adapters_off
 from tropism.engine.batch import TokenBatch, crop
 from tropism.engine.generation import Sampling, generate
 from tropism.engine.scoring import completion_scores, hidden_states
@@ -47,7 +50,8 @@ class Targets:
 
 @dataclass
 class PpoTrainer:
-    """Improves ``policy.model`` in place against ``rewards``, leashed to ``reference`` (a frozen copy in memory)."""
+    """Improves ``policy.model`` in place against ``rewards``, leashed to ``reference``: a frozen copy in memory, or,
+    where the reference's model is the policy's own, that model with its adapters off."""
 
     policy: LanguagePolicy
     reference: LanguagePolicy
@@ -124,9 +128,15 @@ class PpoTrainer:
             part = batch.select(rows)
             with self.precision.autocast():
                 own = self.actor.evaluate(part, temperature=temperature)
-                hidden = hidden_states(self.reference.model, part)
-                ref = completion_scores(self.reference.model, part, hidden, temperature=temperature, entropy=False)
+                with self.leash() as reference:
+                    hidden = hidden_states(reference, part)
+                    ref = completion_scores(reference, part, hidden, temperature=temperature, entropy=False)
             rollout.fill(rows, own.logprobs, own.entropy, own.values, ref.logprobs)
+
+    def leash(self) -> AbstractContextManager[PreTrainedModel]:
+        """The reference, for the time of a block."""
+        model = self.reference.model
+        return adapters_off(model) if model is self.actor.lm else nullcontext(model)
 
     def targets(self, rollout: Rollout) -> Targets:
         """Terminal score on the last token, KL penalty on every token, GAE, advantages whitened over the rollout."""

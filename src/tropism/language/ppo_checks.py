@@ -1,9 +1,9 @@
 """PPO's contracts, asserted in every run, and the metrics that show them.
 
-Before training: the precision asked for is the one that runs, everything is in eval mode, the reference is frozen
-and not the policy's own tensors. After each rollout: KL to a reference of equal weights is exactly 0, the score sits
-on the last token. On the first mini-batch: π_θ/π_old is 1, else the old log-probabilities are recomputed, and that
-must mend it.
+Before training: the precision asked for is the one that runs, everything is in eval mode, the reference is frozen and
+not the policy's own tensors (but for the policy's model with its adapters off). After each rollout: KL to a reference
+of equal weights is exactly 0, the score sits on the last token. On the first mini-batch: π_θ/π_old is 1, else the old
+log-probabilities are recomputed, and that must mend it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from tropism.engine.adapters import adds_nothing, has_adapters
 from tropism.engine.batch import crop
 from tropism.errors import ConfigError, ContractError
 from tropism.language.config import PpoSection
@@ -59,13 +60,15 @@ def before_training(
     precision.check()
     actor.eval()
     reference.eval()
-    if any(p.requires_grad for p in reference.parameters()):
-        raise ContractError("the reference has parameters that require gradients", "pass a frozen copy (copy_of)")
-    shared = {p.data_ptr() for p in actor.parameters()} & {p.data_ptr() for p in reference.parameters()}
-    if shared:
-        raise ContractError(
-            "policy and reference share tensors, so the leash would move with the policy", "copy the reference"
-        )
+    adapted = has_adapters(actor.lm)  # then frozen tensors may be shared: they are not what moves
+    if not (adapted and reference is actor.lm):
+        if any(p.requires_grad for p in reference.parameters()):
+            raise ContractError("the reference has parameters that require gradients", "pass a frozen copy (copy_of)")
+        moving = {p.data_ptr() for p in actor.parameters() if p.requires_grad or not adapted}
+        if moving & {p.data_ptr() for p in reference.parameters()}:
+            raise ContractError(
+                "policy and reference share tensors, so the leash would move with the policy", "copy the reference"
+            )
     if settings.ptx_coef and not demonstrations:
         raise ConfigError(
             "ppo.ptx_coef is set, but the world has no demonstrations", "set ppo.ptx_coef = 0 or give some"
@@ -84,7 +87,8 @@ def rollout_metrics(
     mask, paid = rollout.batch.mask, rollout.paid
     tokens = max(1, int(mask.sum()))
     k1, k3 = rollout.kl_ref, rollout.kl_ref_k3()
-    if state.step == 0 and same_weights(actor.lm, reference) and float(k1.abs().max()) != 0.0:
+    equal = adds_nothing(actor.lm) if reference is actor.lm else same_weights(actor.lm, reference)
+    if state.step == 0 and equal and float(k1.abs().max()) != 0.0:
         raise ContractError(f"KL to a reference of equal weights is {float(k1.abs().max()):.3g}, not 0", "report this")
     gap = (rollout.generation.logprob_rows() - rollout.old_logprobs).abs()[mask]
     mismatch = float(gap.mean()) if len(gap) else 0.0

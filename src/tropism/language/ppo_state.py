@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tropism.errors import DivergenceError
+from tropism.errors import DivergenceError, StoreError
 from tropism.language.config import PpoSection
 from tropism.language.policy import ActorCritic
 from tropism.objectives.kl import AdaptiveKL
@@ -29,7 +30,7 @@ class PpoState:
         self.actor, self.settings = actor, settings
         self.policy_parameters = [p for p in actor.lm.parameters() if p.requires_grad]
         critic = [actor.value_head, *([actor.value_lm.get_decoder()] if actor.value_lm is not None else [])]
-        self.critic_parameters = [p for module in critic for p in module.parameters()]
+        self.critic_parameters = [p for module in critic for p in module.parameters() if p.requires_grad]
         rate = settings.critic_learning_rate or settings.learning_rate
         self.rates = (settings.learning_rate, rate)
         self.optimiser = torch.optim.AdamW(
@@ -77,9 +78,23 @@ class PpoState:
             self.optimiser.step()
         return {"ppo/grad_norm": norm, "ppo/learning_rate": 0.0 if self.critic_only else policy_rate}
 
+    def learned(self) -> dict[str, torch.Tensor]:
+        """Everything that learns, by name: all weights, or adapters and critic alone. The rest never changes."""
+        return {name: p.detach() for name, p in self.actor.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def restore(self, weights: Mapping[str, torch.Tensor], source: str) -> None:
+        """Set what learns to ``weights``; StoreError naming ``source`` if they are not of these names."""
+        mine = self.learned()
+        if mine.keys() != weights.keys():
+            odd = ", ".join(sorted(mine.keys() ^ weights.keys())[:3])
+            raise StoreError(f"{source} is not of this model ({odd}, …)", "delete the stage's scratch folder")
+        for name, parameter in mine.items():
+            parameter.copy_(weights[name])
+
     def snapshot(self) -> None:
         """Remember weights and optimiser as the last good state."""
-        weights = {k: v.detach().clone() for k, v in self.actor.state_dict().items()}
+        weights = {name: p.clone() for name, p in self.learned().items()}
         self._snapshot = (weights, copy.deepcopy(self.optimiser.state_dict()))
 
     def roll_back(self, terms: dict[str, float]) -> None:
@@ -92,7 +107,7 @@ class PpoState:
                 f"PPO diverged at step {self.step} ({shown}) after {self.settings.max_rollbacks} roll-backs",
                 "lower ppo.learning_rate, raise ppo.kl_ref_coef, or look at the rewards of this step's rollout",
             )
-        self.actor.load_state_dict(self._snapshot[0])
+        self.restore(self._snapshot[0], "the snapshot")
         self.optimiser.load_state_dict(self._snapshot[1])
         self.rate_factor *= 0.5
         log.warning(
@@ -123,7 +138,7 @@ class PpoState:
         }  # fmt: skip
 
         def save(folder: Path) -> None:
-            save_state(folder, models={"actor": self.actor}, optimizers={"adamw": self.optimiser})
+            save_state(folder, tensors=self.learned(), optimizers={"adamw": self.optimiser})
 
         run.checkpoint("ppo", self.step, save, meta)
 
@@ -133,7 +148,8 @@ class PpoState:
         if found is None:
             return
         _, folder, meta = found
-        load_state(folder, models={"actor": self.actor}, optimizers={"adamw": self.optimiser})
+        weights, _ = load_state(folder, optimizers={"adamw": self.optimiser})
+        self.restore(weights, f"checkpoint {folder}")
         self.step, self.finished = meta["step"], meta["finished"]
         self.rate_factor, self.rollbacks, self.last = meta["rate_factor"], meta["rollbacks"], meta["last"]
         self.history = meta["history"]

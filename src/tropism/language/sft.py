@@ -290,9 +290,12 @@ def _update(
 
 
 def save_state(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Weights and optimiser state of every parameter as one safetensors file."""
+    """Weights and optimiser state of every parameter that learns (adapters alone, where there are some) as one
+    safetensors file."""
     state: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         state[f"weight/{name}"] = parameter.detach().contiguous()
         for key, tensor in optimizer.state.get(parameter, {}).items():
             state[f"{key}/{name}"] = tensor.contiguous()
