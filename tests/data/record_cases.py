@@ -42,7 +42,9 @@ CHAT: tuple[Message, ...] = (
 # characters that files get wrong: quotes, separators, formulae, line ends, escapes, other scripts
 _AWKWARD = "=+-@'\"\\,;\t\r\n |#%{}[]:0\u00e9\u4e2d\u202e\U0001f600\u2028\x1b\x85\u00a0ab"
 texts = st.text(st.sampled_from(_AWKWARD), min_size=1, max_size=12).filter(lambda t: bool(t.strip()))
-names = st.text(st.sampled_from("ab \u00e9='\"-"), min_size=1, max_size=6).filter(lambda t: bool(t.strip()))
+names = st.sampled_from(
+    ["ab", "\u00e9='\"", "-x", "=z\t1", "'q", "@", "[{}]", "5"]
+)  # none like another but for case or blanks
 messages = st.builds(
     lambda role, content: {"role": role, "content": content}, st.sampled_from(["user", "system"]), texts
 )
@@ -54,7 +56,9 @@ scalars = st.one_of(st.booleans(), st.integers(-5, 5), st.floats(-2, 2), texts)
 
 
 @st.composite
-def records(draw: st.DrawFn, kinds: tuple[str, ...], prompts: st.SearchStrategy[Any] = prompts) -> Record:
+def records(
+    draw: st.DrawFn, kinds: tuple[str, ...], prompts: st.SearchStrategy[Any] = prompts, meta: Any = None
+) -> Record:
     """A valid record of one of ``kinds``, with every field that may be set."""
     kind = draw(st.sampled_from(kinds))
     more: dict[str, Any] = {
@@ -62,6 +66,7 @@ def records(draw: st.DrawFn, kinds: tuple[str, ...], prompts: st.SearchStrategy[
         "split": draw(st.none() | st.sampled_from(["train", "validation", "test"])),
         "group": draw(st.just("") | names),
         "source_id": draw(st.none() | names),
+        "meta": draw(st.just({}) if meta is None else meta),
     }
     prompt = draw(prompts)
     reason = draw(st.none() | texts)
@@ -77,7 +82,7 @@ def records(draw: st.DrawFn, kinds: tuple[str, ...], prompts: st.SearchStrategy[
         return pair(prompt, first, second, choice, strength=strength, shown=shown, text=reason, **more)
     if kind == "ranking":
         return _ranking(draw, prompt, reason, more)
-    return single(prompt, draw(texts), _value(draw, kind), _said(draw, kind, reason), **more)
+    return single(prompt, "x" * 9 + draw(texts), _value(draw, kind), _said(draw, kind, reason), **more)
 
 
 def _ranking(draw: st.DrawFn, prompt: Any, reason: str | None, more: dict[str, Any]) -> Record:

@@ -94,7 +94,7 @@ def to_demonstrations(
     """
     made: dict[str, tuple[dict[str, Any], str]] = {}
     for record in records:
-        text = _shown_how(record, chosen)
+        text = preferred_text(record, chosen=chosen)
         if record.split in splits and text:
             task = payload(record)
             made.setdefault(digest([task, text]), (task, text))
@@ -135,8 +135,8 @@ def _judgement(record: Record, vote: Vote, source: str) -> Judgement:
     return Judgement(event, teacher, vote.query, vote.task, vote.candidates, vote.answer.value, vote.answer.text, kind)
 
 
-def _shown_how(record: Record, chosen: bool) -> str | None:
-    """The text to imitate, or None."""
+def preferred_text(record: Record, *, chosen: bool) -> str | None:
+    """The text to imitate, or None: of a demonstration or correction, with ``chosen`` of what was preferred."""
     value = record.value or {}
     kind = value.get("kind", record.kind)
     if kind in ("demonstration", "correction"):

@@ -32,6 +32,10 @@ class Unusable(Exception):
         self.general = general or reason
 
 
+class Repeated(Unusable):
+    """A second value of one teacher on the same answers."""
+
+
 def nowhere(prompt: str) -> Split | None:
     """Knows no prompt's split."""
     return None
@@ -86,7 +90,7 @@ def as_vote(record: Record, split: Split, *, source: str = "import", round: int 
         raise Unusable("no judgement")
     task = Task(split, payload(record))
     made_by = Provenance(source)
-    given = [Candidate(task.id, record.candidate_kind, dict(content), made_by) for content in record.candidates]
+    given = [Candidate(task.id, record.candidate_kind, _plain(content), made_by) for content in record.candidates]
     order = sorted(range(len(given)), key=lambda i: given[i].id)
     ids = tuple(given[i].id for i in order)
     if len(set(ids)) != len(ids):
@@ -106,6 +110,14 @@ def as_vote(record: Record, split: Split, *, source: str = "import", round: int 
     query = Query(task.id, record.kind, ids, shown, round)
     answer = Answer(dump_value(value), record.text)
     return Vote(task, tuple(given[i] for i in order), _of_its_own(query, record), answer, value.target())
+
+
+def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A candidate's content in one form: an answer that came as one plain assistant message is its text."""
+    made = dict(content)
+    if made.get("messages") == [{"role": "assistant", "content": made.get("text")}]:
+        del made["messages"]
+    return made
 
 
 def _of_its_own(query: Query, record: Record) -> Query:
@@ -133,7 +145,14 @@ def _moved(value: Mapping[str, Any], slots: Sequence[str], order: Sequence[int])
     for key in ("rank", "unranked"):
         if key in moved:  # tied and unranked slots in their canonical order: equal rankings have equal digests
             moved[key] = _renamed(moved[key], names, slots)
+    for key in ("score", "scale"):  # 4.0 is 4, as tables that mix both have it: equal ratings have equal digests
+        if key in moved:
+            moved[key] = [_whole(end) for end in moved[key]] if key == "scale" else _whole(moved[key])
     return moved
+
+
+def _whole(number: float) -> float:
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _renamed(named: Sequence[Any], names: Mapping[str, str], slots: Sequence[str]) -> list[Any]:
@@ -146,10 +165,11 @@ def _renamed(named: Sequence[Any], names: Mapping[str, str], slots: Sequence[str
 class Guard:
     """Holds many records against one another: one split for each prompt, one current value for each teacher.
 
-    It remembers digests, not texts: some hundred bytes for each record.
+    It remembers digests, not texts: some hundred bytes for each record. ``whose`` are the splits that ``known`` knows.
     """
 
     splits: Splits
+    whose: str = "the"
     _prompts: dict[str, tuple[Split, int]] = field(default_factory=dict)
     _groups: dict[str, tuple[Split, int]] = field(default_factory=dict)
     _votes: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -166,7 +186,7 @@ class Guard:
         split = self.splits.of(record)
         known = self.splits.known(prompt_text(record.prompt))
         if known is not None and known != split:
-            raise Unusable(f"this prompt is in the {known} split already, not in {split}", _ELSEWHERE)
+            raise Unusable(f"this prompt is in {self.whose} {known} split already, not in {split}", _ELSEWHERE)
         prompt = digest(prompt_text(record.prompt))[:32]
         there, line = self._prompts.get(prompt, (split, record.line))
         if there != split:
@@ -192,5 +212,5 @@ class Guard:
         who = f"annotator {record.teacher!r:.40}" if record.teacher is not None else "a row without annotator"
         what = "the same pair" if len(vote.candidates) == 2 else "the same answers" if vote.candidates else "the prompt"
         if there == mark:
-            raise Unusable(f"the same as line {line}", "said before")
-        raise Unusable(f"contradicts line {line} ({what}, {who})", "contradicts another row of its annotator")
+            raise Repeated(f"the same as line {line}", "said before")
+        raise Repeated(f"contradicts line {line} ({what}, {who})", "contradicts another row of its annotator")
