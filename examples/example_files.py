@@ -47,14 +47,11 @@ def prompts(rng: random.Random, count: int) -> Iterator[tuple[str, str, int]]:
 def pairs(rng: random.Random, asked: list[tuple[str, str, int]]) -> list[dict[str, str]]:
     rows = []
     for prompt, place, form in asked:
-        rows.append(
-            {
-                "question": prompt,
-                "good answer": answer(place, form, True, rng),
-                "bad answer": answer(place, form, False, rng),
-                "rater": rng.choice(["ann", "bo", "cy"]),
-            }
-        )
+        better, worse = answer(place, form, True, rng), answer(place, form, False, rng)
+        if rng.random() < 0.1:  # people err
+            better, worse = worse, better
+        rater = rng.choice(["ann", "bo", "cy"])
+        rows.append({"question": prompt, "good answer": better, "bad answer": worse, "rater": rater})
     return rows
 
 

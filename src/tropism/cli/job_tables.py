@@ -1,8 +1,11 @@
-"""What jobs print: plans, results, assessments."""
+"""What jobs print: plans, what came out in a few lines, assessments, answers. All of it is in OUT/run/result.json.
+
+Text from data and models goes through ``visible`` and is printed without markup.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,56 +15,129 @@ from tropism.study.report.visible import visible
 if TYPE_CHECKING:
     from tropism.jobs.plan import Plan
 
-_SHOWN = 6  # significant digits
+Rows = list[tuple[str, str]]
 
 
 def print_plan(plan: Plan) -> None:
     """A plan as aligned lines."""
-    out = console()
-    out.print(f"plan of tropism {plan.job} (nothing was written)", markup=False)
+    console().print(f"plan of tropism {plan.job} (nothing was written)", markup=False)
     _lines([*plan.lines, *([("result", str(plan.out))] if plan.out is not None else [])])
 
 
-def print_values(values: Mapping[str, Any], out: Path | None) -> None:
-    """What came out of a job: plain numbers and short texts, nested ones below their name; long lists are counted."""
-    _lines(_flat(values))
-    if out is not None:
-        console().print(f"result: {out}", markup=False, soft_wrap=True)
+def print_sft(values: Mapping[str, Any], out: Path) -> None:
+    """Losses before and after."""
+    rows, sft = values["rows"], values["sft"]
+    lines = _read(values["data"])
+    lines.append(("trained on", f"{rows['train']} rows, {sft['tokens']:.0f} tokens in {sft['steps']:.0f} steps"))
+    if sft["rows_cut"] or sft["rows_skipped"]:
+        lines.append(("too long", f"{sft['rows_cut']:.0f} rows cut from the left, {sft['rows_skipped']:.0f} left out"))
+    if values["loss_before"] is not None:
+        losses = f"{values['loss_before']:.3f} before, {values['loss_after']:.3f} after"
+        lines.append(("held-out loss", f"{losses} (nats per token, {rows['held_out']} rows)"))
+    _finish(lines, out)
 
 
-def print_assessment(found: Mapping[str, Any]) -> None:
-    """A reward model's assessment: one line per measure, shares with their 95 % intervals."""
-    _lines(_flat(found))
+def print_fit(values: Mapping[str, Any], out: Path) -> None:
+    """A reward model's fit and its assessment."""
+    fit, counts = values["fit"], values["judgements"]
+    lines = _read(values["source"])
+    lines.append(("judgements", ", ".join(f"{count} {split}" for split, count in counts["judgements"].items())))
+    lines += [("dropped", f"{count}: {visible(reason)}") for reason, count in counts["dropped"].items()]
+    lines.append(("fit", f"{fit['epochs']} epochs, the best was {fit['best_epoch']}"))
+    if values["rows_cut"]:
+        lines.append(("too long", f"{values['rows_cut']} answers with their prompts lost something to fit"))
+    _finish(lines + assessment_lines(values["assessment"]), out)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and {"value", "low", "high"} <= set(value):
-            rows.append((name, _share(value)))
-        elif isinstance(value, Mapping):
-            rows += _flat(value, f"{name} ")
-        elif isinstance(value, list) and (len(value) > 8 or any(isinstance(v, Mapping | list) for v in value)):
-            if value:
-                rows.append((name, f"{len(value)} entries, in run/result.json"))
-        elif value is not None and value != [] and value != "":
-            rows.append((name, _text(value)))
-    return rows
+def print_ppo(values: Mapping[str, Any], out: Path) -> None:
+    """Score, KL and length of the first and the last step."""
+    first, last, metrics = values["first"], values["last"], values["metrics"]
+    lines = _read(values["prompts"])
+    lines.append(("steps", f"{values['steps']}" + _if(values["rollbacks"], " rolled back after divergence")))
+    lines.append(("score", f"{first['score']:+.3f} in the first step, {last['score']:+.3f} in the last"))
+    lines.append(("KL", f"{last['kl_sequence']:.2f} nats a completion to the reference"))
+    ends = f"{100 * metrics['length/missing_end']:.0f} % cut by the limit"
+    lines.append(("length", f"{metrics['length/completion_tokens']:.1f} tokens, {ends}"))
+    _finish(lines, out)
 
 
-def _share(value: Mapping[str, Any]) -> str:
-    more = f"  {value['pairs']} pairs" if "pairs" in value else ""
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]{more}"
+def print_evaluation(values: Mapping[str, Any], out: Path) -> None:
+    """Win rates, KL, length and diversity beside the reference's."""
+    m = values["metrics"]
+    lines = [("prompts", f"{values['prompts']['answered']}"), ("judge", visible(Path(values["judge"]).name))]
+    for name, text in (("win_rate", "win rate"), ("win_rate_length_controlled", "at equal length")):
+        if name in m:
+            lines.append((text, _interval(m, name, 3)))
+    lines.append(("KL", f"{_interval(m, 'kl_sequence', 2)} nats a completion to the reference"))
+    for name, text in (("length_mean", "length"), ("missing_end", "cut"), ("distinct_2", "distinct-2")):
+        lines.append((text, f"{m[name]:.3g}, the reference's {m[f'reference_{name}']:.3g}"))
+    lines += [("note", visible(reason)) for reason in values["reasons"]]
+    _finish(lines, out)
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, float):
-        return visible(", ".join(map(str, value)) if isinstance(value, list) else value)
-    return f"{value:.{_SHOWN}g}"
+def assessment_lines(found: Mapping[str, Any]) -> Rows:
+    """A reward model's assessment, one line per measure; shares with their 95 % intervals."""
+    validation = found["validation"]
+    if validation is None:
+        return [("assessment", "none: there are no held-out comparisons")]
+    lines = [("accuracy", _share(validation["accuracy"]))]
+    if validation["accuracy_decided"] and validation["ties"]:
+        lines.append(("without ties", _share(validation["accuracy_decided"])))
+    if validation["length_only"]:
+        lines.append(("length only", _share(validation["length_only"])))
+        lines.append(("above it", f"{validation['over_length_only']:+.3f}"))
+    calibrated = validation["log_likelihood_calibrated"]
+    after = "" if calibrated is None else f", {calibrated:.3f} after temperature {validation['temperature']:.2g}"
+    lines.append(("log-likelihood", f"{validation['log_likelihood']:.3f} nats a vote{after} (a coin: -0.693)"))
+    lines.append(("ECE", f"{validation['ece']:.3f} (a perfect model shows {validation['ece_noise']:.3f} here)"))
+    for kind in ("group", "stream"):
+        table = found.get(f"by_{kind}") or {}
+        if len(table) > 1:
+            lines += [(f"{kind} {visible(name)}", _share(share)) for name, share in table.items()]
+    for name, key in (("ratings", "spearman"), ("labels", "auc")):
+        if found.get(name):
+            lines.append((name, f"{key} {found[name][key]:.3f} of {found[name]['n']:.0f}"))
+    return lines
 
 
-def _lines(rows: list[tuple[str, str]]) -> None:
+def print_answers(rows: Sequence[Mapping[str, Any]], most: int | None) -> None:
+    """Prompts and answers, with what reward models say of them; the first ``most``, or all."""
+    out = console()
+    for row in rows if most is None else rows[:most]:
+        prompt = row["prompt"]
+        shown = prompt if isinstance(prompt, str) else " / ".join(f"{m['role']}: {m['content']}" for m in prompt)
+        out.print(f"prompt: {visible(shown)}", markup=False, soft_wrap=True)
+        out.print(f"answer: {visible(row['completion'])}", markup=False, soft_wrap=True)
+        scores = "  ".join(f"{visible(name)} {value:+.3f}" for name, value in row["reward"].items())
+        out.print(f"        {row['tokens']} tokens, {row['stop']}  {scores}".rstrip(), markup=False, soft_wrap=True)
+
+
+def _read(source: Mapping[str, Any]) -> Rows:
+    """What was read, and what was not."""
+    text = f"{source['rows']} rows of {Path(str(source['name'])).name} read as {source['format']}"
+    text += _if(source["rejected"], " rejected") + _if(source.get("empty_rows"), " without a record")
+    notes = {**source["repaired"], **source["noted"], **source["left_out"]}
+    return [("data", visible(text)), *[("", f"{count}: {visible(rule)}") for rule, count in notes.items()]]
+
+
+def _if(count: int | None, what: str) -> str:
+    return f", {count}{what}" if count else ""
+
+
+def _share(share: Mapping[str, Any]) -> str:
+    return f"{share['value']:.3f} [{share['low']:.3f}, {share['high']:.3f}]  {share['pairs']} pairs"
+
+
+def _interval(metrics: Mapping[str, float], name: str, digits: int) -> str:
+    value, low, high = (metrics[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _finish(lines: Rows, out: Path) -> None:
+    _lines([*lines, ("result", str(out)), ("all figures", str(out / "run" / "result.json"))])
+
+
+def _lines(rows: Rows) -> None:
     out = console()
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:

@@ -91,6 +91,8 @@ def render(card: Card) -> str:
 def _about(source: Mapping[str, Any]) -> dict[str, Any]:
     """What a card says of a source: everything but the lists of rows, and files with the head of their digest."""
     shown = {k: v for k, v in source.items() if k not in ("files", "rejected_first") and v not in (None, {}, [], "")}
+    if "name" in shown:  # where it lay on somebody's disk is nobody's business
+        shown["name"] = str(shown["name"]).rstrip("/").rpartition("/")[2]
     for i, file in enumerate(source.get("files") or []):
         shown[f"file {i + 1}"] = f"{file.get('name', '')} sha256 {str(file.get('sha256', ''))[:16]}"
     return shown

@@ -24,12 +24,13 @@ from tropism.jobs.folder import Job, JobFolder, run_job
 from tropism.jobs.inputs import account, digest_of, digest_of_data, limited, read_data
 from tropism.jobs.models import ModelPath
 from tropism.jobs.plan import Plan, measured, model_size
-from tropism.jobs.rewards import RewardsSection, load_models, reward_digests
+from tropism.jobs.rewards import RewardsSection, ScaleSamples, load_models, reward_digests
 from tropism.language.config import EvaluationSection, SamplingSection
 from tropism.language.evaluate import Evaluator
 from tropism.language.policy import LanguagePolicy
+from tropism.language.reward_text import shares_ids
 from tropism.language.rewards import FunctionReward, RewardSource, checked_scores, load_function
-from tropism.runtime.precision import resolve_precision
+from tropism.runtime.precision import Precision, resolve_precision
 from tropism.runtime.stage import ProgressSink, StageRun
 from tropism.settings.paths import PathKind
 
@@ -88,6 +89,8 @@ class _Truth:
 class _Work:
     policies: dict[str, LanguagePolicy]
     judges: dict[str, RewardSource]
+    sampling: Sampling
+    precision: Precision
     cut: int
 
 
@@ -114,9 +117,11 @@ def plan(config: EvaluateConfig, out: Path) -> Plan:
     for name, policy in work.policies.items():
         made.line(name, model_size(policy.model))
     made.line("judges", ", ".join([*work.judges, *(["gold"] if config.judges.gold else [])]) or "none")
-    cost = measured(
-        lambda folder: _evaluator(config, StageRun("plan", folder, 0)).compare(work.policies, few, work.judges)
-    )
+
+    def answer(folder: Path) -> None:
+        _evaluator(config, work, StageRun("plan", folder, 0)).compare(work.policies, few, work.judges)
+
+    cost = measured(answer)
     made.cost(cost, len(few), len(tasks))
     return made
 
@@ -137,29 +142,34 @@ def _read(config: EvaluateConfig) -> tuple[Reading, list[Task], dict[str, str]]:
 
 def _load(config: EvaluateConfig, tasks: list[Task]) -> _Work:
     policy, reference = config.model.load(), config.reference.load("reference.path", "--reference")
-    room = config.sampling.max_new_tokens
-    limits = {"policy": limited(policy, tasks, room), "reference": limited(reference, tasks, room)}
-    judges: dict[str, RewardSource] = dict(load_models(config.judges).values())
-    judges |= {
-        f"reward_{f.name}": f
-        for f in (FunctionReward(n, w, load_function(n)) for n, w in config.judges.functions.items())
+    if not shares_ids(policy.tokenizer, reference.tokenizer):
+        raise ConfigError(
+            f"{config.model.path} and {config.reference.path} have different tokenizers: there is no KL between them",
+            "compare models that share one, as a policy and what it started from do",
+        )
+    (policy, cut), (reference, _) = (limited(p, tasks, config.sampling.max_new_tokens) for p in (policy, reference))
+    sampling = Sampling(config.sampling.max_new_tokens, policy.eos, config.sampling.temperature)
+    precision = resolve_precision(config.run.precision)
+    samples = ScaleSamples(reference, tasks, sampling, precision)
+    judges: dict[str, RewardSource] = {
+        name: samples.scaled(model) for name, model in load_models(config.judges, policy).values()
     }
+    for reference_, weight in config.judges.functions.items():
+        function = FunctionReward(reference_, weight, load_function(reference_))
+        judges[function.name] = function
     if judges:  # the first is the judge by which win rates are told
         first = next(iter(judges))
         judges = {"judge": judges[first], **{name: judge for name, judge in judges.items() if name != first}}
-    return _Work({name: p for name, (p, _) in limits.items()}, judges, limits["policy"][1])
+    return _Work({"policy": policy, "reference": reference}, judges, sampling, precision, cut)
 
 
-def _evaluator(config: EvaluateConfig, run: StageRun) -> Evaluator:
-    policy = config.model.load()
-    sampling = Sampling(config.sampling.max_new_tokens, policy.eos, config.sampling.temperature)
-    truth, precision = _Truth(config.judges.gold), resolve_precision(config.run.precision)
-    return Evaluator(truth, config.evaluation, sampling, precision, run)
+def _evaluator(config: EvaluateConfig, work: _Work, run: StageRun) -> Evaluator:
+    return Evaluator(_Truth(config.judges.gold), config.evaluation, work.sampling, work.precision, run)
 
 
 def _compare(config: EvaluateConfig, reading: Reading, tasks: list[Task], folder: JobFolder) -> None:
     work = _load(config, tasks)
-    made = _evaluator(config, folder.run).compare(work.policies, tasks, work.judges)
+    made = _evaluator(config, work, folder.run).compare(work.policies, tasks, work.judges)
     deciding = "gold" if config.judges.gold else next(iter([*config.judges.models, *config.judges.functions]))
     values = folder.values
     values |= {

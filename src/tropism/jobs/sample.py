@@ -59,7 +59,8 @@ def run(config: SampleConfig, out: Path | None = None) -> list[dict[str, Any]]:
     sampling = Sampling(config.sampling.max_new_tokens, policy.eos, config.sampling.temperature)
     precision = resolve_precision(config.run.precision)
     found = sample_candidates(policy, config.model.about(), tasks, config.number, sampling, config.run.seed, precision)
-    scores = {name: model.score_candidates(tasks, found) for name, model in load_models(config.rewards).values()}
+    models = load_models(config.rewards, policy).values()
+    scores = {name: model.score_candidates(tasks, found) for name, model in models}
     rows = [
         {
             "prompt": task.payload.get("messages", task.payload["prompt"]),

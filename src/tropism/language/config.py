@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tropism.engine.adapters import LoraSettings
+from tropism.engine.chat import ChatMode
 from tropism.language.policy import ValueTrunk
 from tropism.language.sft import SftSettings
 from tropism.language.worlds.base import ModelSettings
@@ -38,7 +40,12 @@ class ModelSection(ModelSettings):
     """The starting model: a folder or name to load, or the shape of one that the world makes on the spot."""
 
     path: str | None = None
-    """Hugging Face folder or name. Without it the world makes a model."""
+    """Hugging Face folder or name; a folder of LoRA adapters too. Without it the world makes a model."""
+    chat: ChatMode | None = None
+    """When prompts go through the chat template: ``auto`` (only prompts that are messages), ``always`` (a plain prompt
+    becomes one user's message), ``never`` (messages are shown as plain text); null: as the tokenizer was saved."""
+    chat_template: str | None = None
+    """A Jinja file in place of the tokenizer's own template."""
 
 
 class SftSection(SftSettings):
@@ -55,16 +62,13 @@ class SamplingSection(Section):
     temperature: float = Field(1.0, gt=0)
 
 
-class RewardSection(Section):
-    """What the policy is paid for."""
+NetworkKind = Literal["frozen", "classifier", "lexical"]
 
-    learned: bool = True
-    """Fit a reward model on feedback. False: the functions below are the whole reward."""
-    weight: float = 1.0
-    """Weight of the learned score (standardised on the reference's samples)."""
-    functions: dict[str, float] = Field({})
-    """``"file.py:function" = weight``: Python rewards of (prompts, completions, rows), added to the learned score."""
-    network: Literal["frozen", "classifier"] = "frozen"
+
+class RewardModelSection(Section):
+    """A reward model and how it is fitted."""
+
+    network: NetworkKind = "frozen"
     """``frozen``: small networks on features of a language model that does not move; ``classifier``: a decoder or
     encoder with a classification head, fine-tuned."""
     base: str | None = None
@@ -97,12 +101,23 @@ class RewardSection(Section):
     rating_loss: Literal["regression", "ordinal"] = "regression"
     pessimism: float = Field(0.0, ge=0)
     """c in mean − c·variance over the ensemble."""
+    judge: bool = True
+    """Fit a second model on the validation split alone, to judge win rates where nobody knows the truth."""
+
+
+class RewardSection(RewardModelSection):
+    """What the policy is paid for."""
+
+    learned: bool = True
+    """Fit a reward model on feedback. False: the functions below are the whole reward."""
+    weight: float = 1.0
+    """Weight of the learned score (standardised on the reference's samples)."""
+    functions: dict[str, float] = Field({})
+    """``"file.py:function" = weight``: Python rewards of (prompts, completions, rows), added to the learned score."""
     clip: float | None = Field(None, gt=0)
     """Clip of the summed score, in standard deviations of the reference's samples."""
     missing_end_penalty: float = Field(1.0, ge=0)
     """Taken off a completion that the length limit cut."""
-    judge: bool = True
-    """Fit a second model on the validation split alone, to judge win rates where nobody knows the truth."""
     scale_samples: int = Field(256, ge=8)
     """Samples of the reference on which the scale (mean 0, deviation 1) is frozen."""
 
@@ -201,6 +216,7 @@ class LanguageConfig(Section):
     world: WorldSection = WorldSection()
     model: ModelSection = ModelSection()
     sft: SftSection = SftSection()
+    lora: LoraSettings = LoraSettings()
     sampling: SamplingSection = SamplingSection()
     reward: RewardSection = RewardSection()
     ppo: PpoSection = PpoSection()

@@ -21,7 +21,7 @@ from tropism.engine.models import context_length
 from tropism.errors import DataError
 from tropism.feedback.records import Candidate, Judgement, Task
 from tropism.language.classifier_reward import ClassifierNetwork, ClassifierScores
-from tropism.language.config import RewardSection
+from tropism.language.config import RewardModelSection
 from tropism.language.frozen_reward import OPINIONS, FrozenNetwork, FrozenScores, TokenEnsemble
 from tropism.language.policy import LanguagePolicy
 from tropism.language.reward_network import LearnedReward, RewardNetwork
@@ -60,7 +60,7 @@ class Fitting:
 
     base: str | Path
     rows: Sequence[Answered]
-    settings: RewardSection
+    settings: RewardModelSection
     precision: Precision
     policy: PreTrainedTokenizerBase | None
     scale_rows: Sequence[Answered] | None
@@ -89,7 +89,7 @@ class Fitting:
 def fit_learned_reward(
     base: str | Path,
     judgements: Sequence[Judgement],
-    settings: RewardSection,
+    settings: RewardModelSection,
     precision: Precision,
     run: StageRun,
     *,
@@ -139,7 +139,7 @@ def fit_learned_reward(
     return Made({"reward": run.folder / "reward"}, values | {"fresh": list(made.fresh)})
 
 
-def fit_settings(settings: RewardSection) -> FitSettings:
+def fit_settings(settings: RewardModelSection) -> FitSettings:
     """How the network that the settings name is fitted, with that kind's own choices where nothing was set."""
     own = OWN[settings.network]
     chosen = {name: getattr(settings, name) for name in ("epochs", "learning_rate", "head_learning_rate", "patience")}
@@ -195,6 +195,8 @@ def build_classifier(fitting: Fitting, data: RewardData, seed: int) -> Untrained
     return Untrained(model, network, exact, [len(c) for c in encoded.completions], classifier.fresh)
 
 
+NEEDS_NO_BASE = ("lexical",)
+"""Kinds that read the text itself and start from nothing."""
 BUILDERS: dict[str, Callable[[Fitting, RewardData, int], Untrained]] = {
     "frozen": build_frozen,
     "classifier": build_classifier,
