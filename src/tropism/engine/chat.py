@@ -10,12 +10,13 @@ Left out: tools and documents in a template, images, and the quoting of special 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from tropism.errors import DataError, ModelError
+from tropism.errors import ConfigError, DataError, ModelError
 
 ChatMode = Literal["auto", "always", "never"]
 """``auto``: only prompts that are messages go through the template; ``always``: a plain prompt becomes one user's
@@ -32,6 +33,14 @@ def set_chat(tokenizer: PreTrainedTokenizerBase, mode: ChatMode, template: str |
     tokenizer.init_kwargs.pop(_KEY, None)
     if mode != "auto":  # the default leaves the tokenizer's files as they were
         tokenizer.init_kwargs[_KEY] = mode
+
+
+def read_template(path: str | Path) -> str:
+    """A template's text from a Jinja file; ConfigError where it cannot be read."""
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the chat template {path} cannot be read: {error}", "name a UTF-8 Jinja file") from error
 
 
 def chat_mode(tokenizer: PreTrainedTokenizerBase) -> ChatMode:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tropism.digests import digest_file, digest_folder
+from tropism.engine.adapters import base_of
+from tropism.engine.chat import chat_mode, read_template, set_chat
 from tropism.engine.generation import Sampling
 from tropism.engine.models import context_length, hub_commit
 from tropism.errors import ConfigError, DataError
@@ -20,7 +22,9 @@ from tropism.feedback.records import Candidate, Judgement, Split, Task
 from tropism.language.config import LanguageConfig
 from tropism.language.evaluate import Evaluator, check_kept
 from tropism.language.fit_reward import fit_learned_reward
-from tropism.language.policy import ActorCritic, LanguagePolicy, copy_of
+from tropism.language.leash import leashed, trainable
+from tropism.language.policy import ActorCritic, LanguagePolicy
+from tropism.language.policy_card import base_card, improved_card
 from tropism.language.ppo import PpoTrainer
 from tropism.language.reward_network import LearnedReward
 from tropism.language.rewards import FunctionReward, RewardSource, RewardSum, function_digest, load_function
@@ -42,15 +46,16 @@ class LanguageDomain:
     name = "language"
     config_class = LanguageConfig
     stage_sections: ClassVar[dict[str, list[str]]] = {
-        "base": ["world", "model", "sft"],
+        "base": ["world", "model", "sft", "lora"],
         "collect": ["world", "sampling"],
         "reward": ["world", "sampling", "reward"],
-        "improve": ["world", "sft", "sampling", "reward", "ppo"],
+        "improve": ["world", "sft", "lora", "sampling", "reward", "ppo"],
         "evaluate": ["world", "sampling", "evaluation"],
     }
     """The sections that each kind of stage depends on: a change elsewhere leaves it done."""
     path_settings: ClassVar[dict[str, str]] = {
         "model.path": "model",
+        "model.chat_template": "file",
         "reward.base": "model",
         "world.data": "file",
         "world.prompts": "file",
@@ -73,6 +78,11 @@ class LanguageDomain:
                 "reward.learned = false, and reward.functions is empty: there is no reward",
                 'name one: reward.functions = { "file.py:function" = 1.0 }',
             )
+        if config.lora.rank and config.lora.save == "adapter" and config.model.path is None:
+            raise ConfigError(
+                'lora.save = "adapter", but the world makes the model, which is kept nowhere as a base',
+                'set model.path to a folder or hub name, or lora.save = "merged"',
+            )
         if config.evaluation.keep:
             check_kept(self.world, config.evaluation.keep, self.world.tasks("test", 64, FROZEN))
 
@@ -89,7 +99,9 @@ class LanguageDomain:
             "world.prompts": world.prompts,
             "world.demonstrations": world.demonstrations,
         }
-        places["model.path"] = model.path
+        places |= {"model.path": model.path, "model.chat_template": model.chat_template}
+        if model.path is not None and (base := base_of(Path(model.path))) is not None:
+            places["model.path, its base"] = base
         found = {name: Path(place) for name, place in places.items() if place is not None and Path(place).exists()}
         return {name: digest_folder(p) if p.is_dir() else digest_file(p) for name, p in found.items()}
 
@@ -120,7 +132,7 @@ class LanguageDomain:
     def initial_policy(self, run: StageRun) -> Made:
         """Load the model, or make and pretrain one; then SFT on the world's demonstrations."""
         values: dict[str, Any] = {"precision": self.precision.name}
-        origin = self.world.name if self.config.model.path is None else Path(self.config.model.path).name
+        origin = self._origin()
         if self.config.model.path is not None:
             policy = LanguagePolicy.load(self.config.model.path)
             # a hub name says nothing of the weights behind it on that day; a folder has a digest among the inputs
@@ -134,13 +146,19 @@ class LanguageDomain:
                 values[phase.name] = fine_tune(
                     policy.model, policy.tokenizer, phase.examples, phase.settings, run, phase.name
                 )
+        template = self.config.model.chat_template
+        if template is not None or self.config.model.chat is not None:
+            mode = self.config.model.chat or chat_mode(policy.tokenizer)
+            set_chat(policy.tokenizer, mode, None if template is None else read_template(template))
         self._check_lengths(policy)
         shown = self.world.demonstrations(self.config.sft.demonstrations, derive(run.seed, "demonstrations"))
         if shown:
+            policy = trainable(policy, self.config.lora, derive(run.seed, "lora"), self.config.model.path)
             examples = [policy.example(prompt, completion) for prompt, completion in shown]
             values["sft"] = fine_tune(policy.model, policy.tokenizer, examples, self.config.sft, run, "sft")
         with run.making("policy") as folder:
-            policy.save(folder, {"stage": run.name, "base": origin, **values})
+            card = base_card(self.config, run.name, origin, values)
+            policy.save(folder, {"stage": run.name, "base": origin, **values}, card, adapters=self.config.lora)
         return Made({"policy": run.folder / "policy"}, values)
 
     def split_of(self, prompt: str) -> Split | None:
@@ -204,9 +222,11 @@ class LanguageDomain:
 
     def improve(self, policy: Path, reference: Path, reward: Path | None, run: StageRun) -> Made:
         """PPO from ``policy``, leashed to ``reference``."""
-        settings = self.config.ppo
-        start, leash = LanguagePolicy.load(policy), LanguagePolicy.load(reference)
-        start.model.requires_grad_(True)
+        settings, lora = self.config.ppo, self.config.lora
+        start, leash = leashed(
+            LanguagePolicy.load(policy), LanguagePolicy.load(reference), lora, derive(run.seed, "lora"),
+            self.config.model.path,
+        )  # fmt: skip
         actor = ActorCritic(start.model, settings.value_trunk)  # a fresh critic: the old one valued another reward
         demonstrations = (
             self.world.demonstrations(self.config.sft.demonstrations, derive(run.seed, "ptx"))
@@ -216,7 +236,7 @@ class LanguageDomain:
         has_gold = self.world.gold(self.tasks("train", 1, run.seed)[0], "") is not None
         trainer = PpoTrainer(
             policy=start,
-            reference=LanguagePolicy(copy_of(leash.model), leash.tokenizer, leash.eos),
+            reference=leash,
             actor=actor,
             rewards=self.rewards(reward, start),
             tasks=self.tasks("train", settings.prompts, derive(run.seed, "prompts")),
@@ -224,14 +244,15 @@ class LanguageDomain:
             sampling=self.sampling(start),
             precision=self.precision,
             run=run,
-            demonstrations=[(start.encode_prompt(p), start.encode_completion(c)) for p, c in demonstrations],
+            demonstrations=[start.pair(prompt, completion) for prompt, completion in demonstrations],
             probe=self._gold_of_texts if has_gold else None,
         )
         last = trainer.train()
-        with run.making("policy") as folder:
-            start.save(folder, {"stage": run.name, "steps": trainer.state.step})
         values = {"steps": trainer.state.step, "rollbacks": trainer.state.rollbacks, "last": last}
         values["overoptimisation"] = overoptimisation(trainer.state.history)
+        with run.making("policy") as folder:
+            card = improved_card(self.config, run.name, self._origin(), values)
+            start.save(folder, {"stage": run.name, "steps": trainer.state.step}, card, adapters=lora)
         return Made({"policy": run.folder / "policy", "rollouts": run.folder / "rollouts"}, values)
 
     def rewards(self, reward: Path | None, policy: LanguagePolicy) -> RewardSum:
@@ -271,11 +292,16 @@ class LanguageDomain:
         s = self.config.sampling
         return Sampling(s.max_new_tokens, policy.eos, s.temperature)
 
+    def _origin(self) -> str:
+        """The name of what the first policy was made from; no path, which says where a study stands."""
+        path = self.config.model.path
+        return self.world.name if path is None else Path(path).name if Path(path).exists() else path
+
     def _check_lengths(self, policy: LanguagePolicy) -> None:
         """DataError for the first prompt of a user's file that leaves no room to answer, before anything is trained."""
         room = context_length(policy.model) - self.config.sampling.max_new_tokens
         for prompt in sorted(getattr(self.world, "prompts", ())):
-            if (tokens := len(policy.encode_prompt(prompt))) > room:
+            if (tokens := len(policy.encode_task({"prompt": prompt}))) > room:
                 raise DataError(
                     f"prompt {prompt!r:.60} has {tokens} tokens; with sampling.max_new_tokens = "
                     f"{self.config.sampling.max_new_tokens} it leaves the context of {context_length(policy.model)}",

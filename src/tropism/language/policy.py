@@ -134,8 +134,13 @@ class LanguagePolicy:
         payload = {"prompt": prompt} if isinstance(prompt, str) else prompt
         if chat.conversation(self.tokenizer, payload) is None:
             return Example.of(str(payload["prompt"]), completion)
-        answer = self.encode_completion(completion, payload=payload)
-        return Example(((tuple(self.encode_task(payload)), False), (tuple(answer), True)))
+        asked, answered = self.pair(payload, completion)
+        return Example(((tuple(asked), False), (tuple(answered), True)))
+
+    def pair(self, prompt: str | Mapping[str, Any], completion: str) -> tuple[list[int], list[int]]:
+        """Token ids of a demonstration's prompt (a text or a task's payload) and of its answer."""
+        payload = {"prompt": prompt} if isinstance(prompt, str) else prompt
+        return self.encode_task(payload), self.encode_completion(completion, payload=payload)
 
     def decode(self, tokens: list[int]) -> str:
         """Text of completion tokens, without special tokens."""
