@@ -22,6 +22,8 @@ from tropism.feedback.records import Split
 
 JSON_LIMIT = 128 << 20
 """Bytes of the largest JSON list, decompressed: it is loaded whole (JSON lines have no such limit)."""
+JSON_ITEMS = 6_000_000
+"""Commas, braces and brackets in it: what is loaded takes some 60 bytes for each, however short it is written."""
 KINDS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -138,6 +140,9 @@ def _text(lines: Lines) -> Iterator[Row | Rejected]:
 def _json(stored: FileBytes, counts: Counts) -> Iterator[Row | Rejected]:
     """A list of objects, an object that holds one list or several, or JSON lines under another name."""
     text = _whole(stored, counts)
+    if sum(text.count(sign) for sign in ",[{") > JSON_ITEMS:
+        fix = "give JSON lines (.jsonl), which are read one by one"
+        raise DataError(f"{stored.path} holds more than {JSON_ITEMS} JSON values, which are loaded together", fix)
     try:
         document = parse(text)
     except BadRow as bad:
@@ -196,7 +201,8 @@ def _elements(document: Any, path: Path) -> Iterator[tuple[str, Any]]:
         return
     lists = {key: held for key, held in document.items() if isinstance(held, list)} if type(document) is dict else {}
     if not lists or any(isinstance(held, dict) for held in document.values()):
-        what = f"an object with {', '.join(map(repr, list(document)[:5]))}" if document else f"a {kind_of(document)}"
+        keys = ", ".join(map(repr, list(document)[:5])) if isinstance(document, dict) else ""
+        what = f"an object with {keys}" if keys else f"a {kind_of(document)}"
         raise DataError(
             f"{path} holds {what}, not a list", "give a JSON list of objects, or an object that holds one list"
         )
