@@ -23,6 +23,8 @@ NEEDED = (
     "transformers",
     "tokenizers",
     "safetensors",
+    "peft",
+    "datasets",
     "numpy",
     "scipy",
     "sqlalchemy",
@@ -31,12 +33,13 @@ NEEDED = (
     "typer",
     "rich",
     "jinja2",
+    "tensorboardX",
 )
 OPTIONAL = {
-    "datasets": "data sets in the field's formats",
-    "peft": "adapters (LoRA)",
     "matplotlib": "the plots of the benchmarks",
-    "tensorboard": "metrics in TensorBoard",
+    "tensorboard": "a look at the curves that jobs write",
+    "wandb": "curves in Weights & Biases",
+    "mlflow-skinny": "curves in MLflow",
     "psutil": "tests of memory and processes",
     "pytest": "the tests",
 }
