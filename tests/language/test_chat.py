@@ -9,6 +9,7 @@ import pytest
 import torch
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
+from transformers import GenerationConfig
 
 from fixtures import BOS, EOS, FP32, llama, policy_of, trainer_of, word_tokenizer
 from tropism.engine.chat import chat_mode, set_chat
@@ -201,3 +202,32 @@ def test_ppo_samples_behind_the_rendered_prompt(tmp_path: Path) -> None:
     assert rollout.generation.prompts == [[BOS, USER, 5, 6, EOS, AFTER, ANSWER]] * 16
     trainer.step()
     assert torch.isfinite(trainer.actor.value_head.weight).all()
+
+
+def test_what_ends_a_turn_ends_a_completion(tmp_path: Path) -> None:
+    """A template that closes turns with a special token of its own, which neither config nor tokenizer calls an EOS: it
+    is one, after loading, and in the saved generation config, so that plain transformers stops there too."""
+    tokenizer = word_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["w59"]})
+    policy = LanguagePolicy(llama(), tokenizer, frozenset({EOS})).with_chat(None, TURNS.replace("<eos>", "w59"))
+    assert policy.eos == {EOS, 63}
+    assert policy.encode_completion("w3", payload=CHAT) == [7, 63]
+    policy.save(tmp_path / "m", {})
+    loaded = LanguagePolicy.load(tmp_path / "m")
+    assert loaded.eos == {EOS, 63}
+    assert GenerationConfig.from_pretrained(tmp_path / "m").eos_token_id == [EOS, 63]
+    assert loaded.with_chat("never").eos == {EOS, 63}  # it was saved as one
+
+
+@pytest.mark.parametrize(
+    ("template", "mode"),
+    [
+        (TURNS, "auto"),  # ends with the EOS itself
+        (TURNS.replace("<eos> w54", "w54"), "auto"),  # ends with an ordinary word
+        ("{{ raise_exception('no') }}", "auto"),
+        (TURNS.replace("<eos>", "<unk>"), "never"),
+        (None, "auto"),
+    ],
+)
+def test_only_a_special_token_behind_the_answer_ends_a_turn(template: str | None, mode: Any) -> None:
+    assert policy_of(llama()).with_chat(mode, template).eos == {EOS}

@@ -69,7 +69,7 @@ def add_lora(
         lora_alpha=cast(int, settings.alpha),  # peft only ever divides it by the rank
         lora_dropout=settings.dropout,
         target_modules=_targets(model, settings.targets, train),
-        exclude_modules=list(train) or None,
+        exclude_modules=[*train, *_seeing(model)] or None,
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
         base_model_name_or_path=base if base is not None else str(getattr(model, "name_or_path", "") or ""),
         task_type="CAUSAL_LM" if not train else None,
@@ -216,6 +216,7 @@ def _targets(model: nn.Module, wanted: Literal["all-linear"] | Sequence[str], tr
     """The last parts of the names of the modules to adapt, sorted."""
     outer = [getattr(model, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")]
     own = {name for name, module in model.named_modules() if any(module is o for o in outer) or name in train}
+    own |= set(_seeing(model))
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and n not in own]
     leaves = {n.rpartition(".")[2] for n in linear if not any(n.startswith(f"{t}.") for t in train)}
     if wanted == "all-linear":
@@ -227,6 +228,17 @@ def _targets(model: nn.Module, wanted: Literal["all-linear"] | Sequence[str], tr
             fix = nearest(name, leaves, f"name some of {', '.join(sorted(leaves))}")
             raise ConfigError(f"lora.targets names {name!r}: {problem}", fix)
     return sorted(set(wanted))
+
+
+def _seeing(model: nn.Module) -> list[str]:
+    """The linear modules of a multimodal model that no text goes through: its vision or audio tower, its projector."""
+    config = getattr(model, "config", None)
+    if config is None or config.get_text_config() is config:
+        return []
+    inner = {id(m) for m in cast(PreTrainedModel, model).get_decoder().modules()}
+    head = cast(PreTrainedModel, model).get_output_embeddings()
+    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+    return [name for name, module in linear if id(module) not in inner and module is not head]
 
 
 def _config(model: nn.Module) -> Any:

@@ -75,6 +75,21 @@ def conversation(tokenizer: PreTrainedTokenizerBase, payload: Mapping[str, Any])
     return list(made)
 
 
+def turn_ends(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The special token that the template writes right behind an answer: where a chat model stops, whether or not
+    anything names it an EOS. Empty without a template, or where none follows."""
+    if not tokenizer.chat_template or chat_mode(tokenizer) == "never":
+        return frozenset()
+    probe = "tropism"
+    asked = [{"role": "user", "content": probe}]
+    try:
+        whole = _render(tokenizer, [*asked, {"role": "assistant", "content": probe}])
+    except DataError:  # a template that wants more than a question and an answer: its EOS must be named elsewhere
+        return frozenset()
+    ids = _encode(tokenizer, whole[whole.rfind(probe) + len(probe) :].lstrip())
+    return frozenset(ids[:1]) & frozenset(tokenizer.all_special_ids)
+
+
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """Ids of the rendered messages and what opens the assistant's turn. BOS only where the template writes it.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tropism.digests import digest_file, digest_folder
 from tropism.engine.adapters import base_of
-from tropism.engine.chat import chat_mode, read_template, set_chat
+from tropism.engine.chat import read_template
 from tropism.engine.generation import Sampling
 from tropism.engine.models import context_length, hub_commit
 from tropism.errors import ConfigError, DataError
@@ -148,8 +148,7 @@ class LanguageDomain:
                 )
         template = self.config.model.chat_template
         if template is not None or self.config.model.chat is not None:
-            mode = self.config.model.chat or chat_mode(policy.tokenizer)
-            set_chat(policy.tokenizer, mode, None if template is None else read_template(template))
+            policy = policy.with_chat(self.config.model.chat, None if template is None else read_template(template))
         self._check_lengths(policy)
         shown = self.world.demonstrations(self.config.sft.demonstrations, derive(run.seed, "demonstrations"))
         if shown:
@@ -251,7 +250,7 @@ class LanguageDomain:
         values = {"steps": trainer.state.step, "rollbacks": trainer.state.rollbacks, "last": last}
         values["overoptimisation"] = overoptimisation(trainer.state.history)
         with run.making("policy") as folder:
-            card = improved_card(self.config, run.name, self._origin(), values)
+            card = improved_card(self.config, run.name, self._origin(), values, len(trainer.tasks))
             start.save(folder, {"stage": run.name, "steps": trainer.state.step}, card, adapters=lora)
         return Made({"policy": run.folder / "policy", "rollouts": run.folder / "rollouts"}, values)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,7 +77,24 @@ class LanguagePolicy:
         model, tokenizer = load_policy(folder)
         check_head(model)
         check_sampling(model)
-        return cls(model.eval(), tokenizer, eos_ids(model, tokenizer))
+        return cls(model.eval(), tokenizer, eos_ids(model, tokenizer))._stopping()
+
+    def with_chat(self, mode: chat.ChatMode | None, template: str | None = None) -> LanguagePolicy:
+        """The policy with another chat mode (None: the tokenizer's) or template, both of which it will be saved with;
+        what the template ends a turn with is an end of sequence."""
+        chat.set_chat(self.tokenizer, mode or chat.chat_mode(self.tokenizer), template)
+        return replace(self, eos=eos_ids(self.model, self.tokenizer))._stopping()
+
+    def _stopping(self) -> LanguagePolicy:
+        """With the end of the template's turns among the EOS ids, in the generation config too: plain transformers
+        then stops where this policy does."""
+        ends = chat.turn_ends(self.tokenizer) - self.eos
+        if not ends:
+            return self
+        known = sorted(self.eos | ends)
+        if self.model.generation_config is not None:
+            self.model.generation_config.eos_token_id = known
+        return replace(self, eos=frozenset(known))
 
     def save(
         self, folder: Path, about: Mapping[str, Any], card: Card | None = None, *, adapters: LoraSettings | None = None

@@ -33,7 +33,7 @@ def base_card(config: LanguageConfig, stage: str, base: str, values: Mapping[str
         kind="policy",
         base=f"{base}@{commit}" if commit else base,
         method=method,
-        data=_sources(config.world),
+        data=_sources(config.world, {f"{name}, rows": int(phase["rows"]) for name, phase in trained.items()}),
         settings={"model": _set(config.model), **_training(config, "sft" in trained)},
         kl={"this policy": "the reference of the rounds that follow"},
         evaluation={
@@ -41,13 +41,14 @@ def base_card(config: LanguageConfig, stage: str, base: str, values: Mapping[str
         }
         | {f"{name}, rows cut from the left": int(phase["rows_cut"]) for name, phase in trained.items()}
         | {f"{name}, rows left out as too long": int(phase["rows_skipped"]) for name, phase in trained.items()},
-        limits=[_LATER, "A loss on training rows says nothing of new ones."],
-        plain=config.lora.rank == 0 or config.lora.save == "merged",
+        limits=[_LATER, "A loss on training rows says nothing of new ones.", *_needs(config.lora)],
+        plain=not _needs(config.lora),
     )
 
 
-def improved_card(config: LanguageConfig, stage: str, base: str, values: Mapping[str, Any]) -> Card:
-    """The card of a policy after PPO. ``values``: its stage's (``steps``, ``last`` metrics, ``overoptimisation``)."""
+def improved_card(config: LanguageConfig, stage: str, base: str, values: Mapping[str, Any], prompts: int) -> Card:
+    """The card of a policy after PPO on so many ``prompts``. ``values``: its stage's (``steps``, ``last`` metrics,
+    ``overoptimisation``)."""
     last, reward = values["last"], config.reward
     paid = {f"{Path(f).name} (Python), weight": w for f, w in reward.functions.items()}
     if reward.learned:
@@ -70,7 +71,7 @@ def improved_card(config: LanguageConfig, stage: str, base: str, values: Mapping
         base=base,
         method=f"Proximal policy optimisation for {values['steps']} steps{_how(config.lora)}, with a KL to the"
         " reference policy.",
-        data=_sources(config.world),
+        data=_sources(config.world, {"train prompts": prompts}),
         settings={
             "ppo": config.ppo.model_dump(mode="json"),
             "sampling": config.sampling.model_dump(mode="json"),
@@ -81,8 +82,8 @@ def improved_card(config: LanguageConfig, stage: str, base: str, values: Mapping
         evaluation={name: last[key] for key, name in shown.items() if key in last}
         | ({"over-optimisation": verdict} if verdict else {})
         | {"steps rolled back": values["rollbacks"]},
-        limits=[_LATER, "Figures here are of training prompts, on the last rollout alone."],
-        plain=config.lora.rank == 0 or config.lora.save == "merged",
+        limits=[_LATER, "Figures here are of training prompts, on the last rollout alone.", *_needs(config.lora)],
+        plain=not _needs(config.lora),
     )
 
 
@@ -92,6 +93,11 @@ def _title(config: LanguageConfig, stage: str) -> str:
 
 def _how(lora: LoraSettings) -> str:
     return f" with LoRA of rank {lora.rank} (saved {lora.save})" if lora.rank else ""
+
+
+def _needs(lora: LoraSettings) -> list[str]:
+    alone = lora.rank > 0 and lora.save == "adapter"
+    return ["Adapters alone: they need peft, and the base model that adapter_config.json names."] if alone else []
 
 
 def _set(section: Any) -> dict[str, Any]:
@@ -105,12 +111,12 @@ def _training(config: LanguageConfig, sft: bool) -> dict[str, Any]:
     return ({"sft": config.sft.model_dump(mode="json")} if sft else {}) | lora
 
 
-def _sources(world: WorldSection) -> list[dict[str, Any]]:
-    """The world, with the user's files that it reads."""
+def _sources(world: WorldSection, rows: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The world, with the user's files that it reads, and how much of it was used."""
     places = {name: getattr(world, name) for name in ("data", "prompts", "demonstrations")}
     there = {name: Path(place) for name, place in places.items() if place is not None and Path(place).exists()}
     files = [
         {"name": f"{name}: {path.name}", "sha256": digest_folder(path) if path.is_dir() else digest_file(path)}
         for name, path in there.items()
     ]
-    return [{"name": world.name, "files": files, "licence": "not stated"} if files else {"name": world.name}]
+    return [{"name": world.name, **rows, "files": files, **({"licence": "not stated"} if files else {})}]
