@@ -17,6 +17,8 @@ from tropism.errors import DataError
 
 LINE_LIMIT = 16 << 20
 """Bytes of the longest line or row (16 MiB)."""
+MOST_BLANK = 1_000_000
+"""Blank lines of a file; one with more is no data, and a few stored bytes may hold them for hours."""
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Lines:
         self._buffer: io.BufferedReader[Any] = stored.buffer
         self.counts = counts.repaired
         self._csv = csv
+        self._path = stored.path
         self.number = 0
         head = self._buffer.peek(4)[:4]
         if head in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
@@ -67,6 +70,7 @@ class Lines:
             self._buffer.read(3)
 
     def __iter__(self) -> Iterator[tuple[int, str | BadRow]]:
+        blank = 0
         while line := self._buffer.readline(LINE_LIMIT + 1):
             self.number += 1
             if len(line) > LINE_LIMIT and not line.endswith(b"\n"):
@@ -77,9 +81,13 @@ class Lines:
             if not self._csv and line.endswith(b"\r"):
                 line = line[:-1]
                 self.counts["CRLF line ends"] += 1
-            if not self._csv and not line.strip():
-                self.counts["blank lines skipped"] += 1
-                continue
+            if not line.strip():
+                blank += 1
+                if blank > MOST_BLANK:
+                    raise DataError(f"{self._path} has more than {MOST_BLANK} blank lines", "remove them")
+                if not self._csv:
+                    self.counts["blank lines skipped"] += 1
+                    continue
             yield self.number, self._text(line)
 
     def _text(self, line: bytes) -> str | BadRow:
