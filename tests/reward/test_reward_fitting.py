@@ -12,7 +12,7 @@ from reward_fixtures import TinyEnsemble, utilities_of, world
 from tropism.errors import DataError, InterruptedRun, RewardError
 from tropism.reward.dataset import RewardData
 from tropism.reward.ensemble import FrozenScale
-from tropism.reward.fitting import FitSettings, fit
+from tropism.reward.fitting import FitSettings, _Fitting, fit
 from tropism.reward.likelihood import Links, evidence_nll, take_rows, total_weight
 from tropism.runtime.stage import StageRun
 
@@ -146,6 +146,72 @@ def test_gradients_are_clipped():
     result = fit(model, data, settings, 0)
     assert result.history[0]["reward/grad_norm"] > 0.1  # what is logged is the norm before clipping
     assert max(float(p.grad.norm()) for p in model.parameters() if p.grad is not None) <= 1e-3
+
+
+class Levelled(TinyEnsemble):
+    """Its level is a parameter of its own, at 3 to begin with."""
+
+    heads = frozenset({"level"})
+
+    def __init__(self, data: RewardData) -> None:
+        super().__init__(data, dropout=0.0)
+        self.level = torch.nn.Parameter(torch.tensor(3.0))
+
+    def score(self, index: torch.Tensor) -> torch.Tensor:
+        return super().score(index) + self.level
+
+
+def test_centred_scores_have_a_level_and_heads_a_rate_of_their_own():
+    data = RewardData.from_judgements(world("comparison", 60) + world("ranking", 20, 3, 1))
+
+    def level(**over: float) -> float:
+        model = Levelled(data)
+        fit(model, data, replace(SETTINGS, patience=99, **over), 0)
+        return abs(float(model.level.detach()))
+
+    # no preference speaks of it: without the penalty it only drifts with rounding
+    assert level(center_coef=0.1, head_learning_rate=0.2) < 0.7 * level(head_learning_rate=0.2)
+    assert 2 < level(center_coef=0.1, head_learning_rate=1e-3) < 3
+
+
+def test_rates_rise_and_fall():
+    data = RewardData.from_judgements(world("comparison", 64))
+    seen: list[float] = []
+
+    class Watched(_Fitting):
+        def _set_rates(self) -> None:
+            super()._set_rates()
+            seen.append(self.optimizer.param_groups[0]["lr"])
+
+    settings = replace(SETTINGS, epochs=4, batch_size=8, warmup=0.25, decay=True, learning_rate=1.0, patience=99)
+    fitting = Watched(TinyEnsemble(data), data, settings, 0)
+    while not fitting.finished:
+        fitting.epoch()
+    total = 4 * 6
+    assert seen == pytest.approx([min(1, (i + 1) / 6) * (1 - i / total) for i in range(total)])
+
+
+def test_vectors_are_not_decayed():
+    data = RewardData.from_judgements(world("comparison", 32))
+    model = Levelled(data)
+    decayed = {
+        id(p): group["weight_decay"] > 0
+        for group in _Fitting(model, data, SETTINGS, 0).optimizer.param_groups
+        for p in group["params"]
+    }
+    assert decayed[id(model.first)]
+    assert not decayed[id(model.level)]
+
+
+def test_a_long_epoch_is_checkpointed_on_its_way(tmp_path):
+    data = RewardData.from_judgements(world("comparison", 64))
+    run = StageRun("r", tmp_path, 0)
+    saved: list[int] = []
+    keep = run.checkpoint
+    run.checkpoint = lambda activity, step, *a: saved.append(step) or keep(activity, step, *a)  # type: ignore[method-assign]
+    fit(TinyEnsemble(data), data, replace(SETTINGS, epochs=2, batch_size=8, checkpoint_seconds=0.0), 0, run)
+    assert set(saved) >= {6, 12}
+    assert len(saved) > 2
 
 
 def test_mini_batches_add_up_to_the_whole():

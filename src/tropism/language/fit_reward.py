@@ -96,12 +96,14 @@ def fit_learned_reward(
     policy: PreTrainedTokenizerBase | None = None,
     scale_set: ScaleSet | None = None,
     gold: Gold | None = None,
+    cluster_by: str | None = None,
 ) -> Made:
     """Fit on train tasks, stop early and assess on validation tasks, freeze the scale.
 
     ``base``: the model that the reward model starts from, by folder or name. ``policy``: the tokenizer of the policies
     whose token ids the candidates hold; without it their texts are read. ``scale_set``: samples of the reference that
-    the scale is frozen on; without them it is the train candidates. Returns folder ``reward`` (with ``judge/`` inside
+    the scale is frozen on; without them it is the train candidates. ``cluster_by``: the field of payloads that says
+    what was split together (``group``), where that is not the task. Returns folder ``reward`` (with ``judge/`` inside
     where there is enough held-out feedback) and values ``assessment``, ``fit``, ``rows_cut``, ``data``, ``fresh``.
     """
     data = RewardData.from_judgements(judgements, strength_margin=settings.strength_margin)
@@ -126,6 +128,9 @@ def fit_learned_reward(
         np.array(made.lengths),
         group_by="group" if any("group" in t.payload for t in data.tasks) else "kind",
         gold=None if utilities is None else np.array(utilities),
+        judgements=judgements,
+        cluster_by=cluster_by,
+        rows_cut=reward.rows_cut,
     ).as_json()
     about = {"events": len(judgements), "fit": asdict(result)}
     with run.making("reward") as folder:

@@ -213,7 +213,7 @@ class PairReader:
             gone = {*first[: max(0, over)], *(second[-rest:] if (rest := over - len(first)) > 0 else [])}
             kept = [i for i in range(len(sentence)) if i not in gone]
             begins = min([i for i in kept if (types[i] if types and any(types) else sentence[i]) == 1], default=None)
-            at = len(kept) - 1 if begins is None else kept.index(begins)
+            at = len(kept) if begins is None else kept.index(begins)
             ids = [int(pair["input_ids"][i]) for i in kept]
             made.prompts.append(ids[:at])
             made.completions.append(ids[at:])

@@ -1,17 +1,20 @@
 """The assessment that every reward model comes with, measured on validation tasks.
 
 Held-out accuracy with ties as half, log-likelihood, calibration before and after temperature, the length-only baseline
-beside it, by stream and by group, and against gold utilities where they are known. High accuracy is no proof that a
-policy trained on the reward gets better: that is for evaluation to show. Early stopping looks at the same validation
-tasks, so these figures are a little flattering; the drift of the next round, on feedback no fit has seen, is not.
+beside it, by stream, group, annotator and length, on rankings of K, and against gold utilities where they are known.
+``assess`` is for a model that was fitted here, ``assess_scores`` for scores of any model on any judgements.
+
+High accuracy is no proof that a policy trained on the reward gets better: that is for evaluation to show. Early
+stopping looks at the same validation tasks, so these figures are a little flattering; the drift of the next round, on
+feedback no fit has seen, is not.
 
 Left out: accuracy out of distribution (monitoring's drift compares fresh feedback with this).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +23,12 @@ from scipy.stats import rankdata
 
 from tropism.digests import digest
 from tropism.errors import RewardError
+from tropism.feedback.records import Judgement, Task
 from tropism.reward import calibration
+from tropism.reward.breakdown import ByLength, Majority, against_majority, by_length, by_teacher
 from tropism.reward.dataset import RewardData
-from tropism.reward.pairs import Floats, Pairs, clustered_share, credits
+from tropism.reward.kway import KWay, assess_rows, rows_of
+from tropism.reward.pairs import Floats, Ints, Pairs, clustered_share, credits
 from tropism.reward.share import Share
 
 
@@ -64,6 +70,13 @@ class Assessment:
     """On the same pairs as the true utilities judge them; None where nobody knows them."""
     by_stream: dict[str, Share]
     by_group: dict[str, Share]
+    by_teacher: dict[str, Share]
+    """Accuracy on each annotator's own validation votes; empty where there is only one."""
+    by_length: ByLength | None
+    majority: Majority | None
+    """None where no votes were split."""
+    rankings: KWay | None
+    """Rankings and choices among more than two; None where there are none."""
     prefers_longer: bool | None
     """Which side the train pairs favour; None without lengths or train pairs, or when it is even."""
     ratings: dict[str, float] | None
@@ -84,30 +97,76 @@ def assess(
     group_by: str | None = None,
     gold: NDArray[np.floating] | None = None,
     seed: int = 0,
+    *,
+    judgements: Sequence[Judgement] = (),
+    cluster_by: str | None = None,
+    longer: bool | None = None,
+    rows_cut: int = 0,
 ) -> Assessment:
     """Assess ``scores`` ``[n]`` of ``data.candidates`` on the validation rows of ``data``.
 
-    ``lengths`` ``[n]`` (tokens) bring the length-only baseline, ``group_by`` a field of the tasks' payload (its values
-    are the groups), ``gold`` ``[n]`` true utilities. ``seed`` is that of the simulated ``ece_noise``. Raises
-    RewardError for scores of the wrong shape or that are not finite.
+    ``lengths`` ``[n]`` (tokens) bring the length-only baseline, whose direction is that of the train pairs, or
+    ``longer``. ``group_by`` and ``cluster_by`` are fields of the tasks' payload: the groups that accuracy is shown by,
+    and what intervals count as independent (None: tasks). ``gold`` ``[n]`` are true utilities, ``judgements`` those
+    that ``data`` was made from (for annotators), ``rows_cut`` how many candidates the model could not read whole.
+    ``seed`` is that of the simulated ``ece_noise`` and of bootstraps. Raises RewardError for scores of the wrong shape
+    or that are not finite.
     """
     clean = _checked(scores, data)
-    train, held_out = Pairs.of(data.fold(True)), Pairs.of(data.fold(False))
-    longer = None if lengths is None else prefers_longer(lengths, train)
-    validation = true = None
-    by_stream: dict[str, Share] = {}
-    by_group: dict[str, Share] = {}
-    if len(held_out):
-        folds = np.array([int(digest(task.id)[:8], 16) % 2 == 0 for task in data.tasks])[held_out.task]
-        validation = assess_pairs(clean, held_out, lengths, longer, folds, seed)
-        credit = credits(clean, held_out)
-        by_stream = _by([data.streams[s] for s in held_out.stream], credit, held_out)
-        if group_by is not None:
-            by_group = _by([str(data.tasks[t].payload.get(group_by, "")) for t in held_out.task], credit, held_out)
-        if gold is not None:
-            true = assess_pairs(clean, as_gold_judges(held_out, gold), lengths, longer, folds, seed)
-    ratings, labels = _rating_agreement(clean, data), _label_agreement(clean, data)
-    return Assessment(validation, true, by_stream, by_group, longer, ratings, labels, data.summary())
+    size = None if lengths is None else np.asarray(lengths, dtype=np.float64)
+    validation = data.fold(False)
+    held_out, clusters = Pairs.of(validation), _clusters(data, cluster_by)
+    if longer is None and size is not None:
+        longer = prefers_longer(size, Pairs.of(data.fold(True)))
+    fold = np.array([int(digest(name)[:8], 16) % 2 == 0 for name in _names(data, cluster_by)], dtype=np.bool_)
+    pairs = replace(held_out, task=clusters[held_out.task])
+    some, credit = bool(len(pairs)), credits(clean, pairs)
+    groups = [str(data.tasks[t].payload.get(group_by, "")) for t in held_out.task] if group_by is not None else []
+    votes = [j for j in judgements if j.task.split != "train"]
+
+    def measured(on: Pairs) -> PairAssessment:
+        return assess_pairs(clean, on, size, longer, fold[held_out.task], seed)
+
+    return Assessment(
+        validation=measured(pairs) if some else None,
+        gold=measured(as_gold_judges(pairs, gold)) if some and gold is not None else None,
+        by_stream=_by([data.streams[s] for s in held_out.stream], credit, pairs),
+        by_group=_by(groups, credit, pairs),
+        by_teacher=by_teacher(clean, data, votes),
+        by_length=by_length(clean, pairs, size) if some and size is not None else None,
+        majority=against_majority(clean, pairs) if some else None,
+        rankings=assess_rows(clean, rows_of(validation), clusters, size, longer, seed),
+        prefers_longer=longer,
+        ratings=_rating_agreement(clean, data),
+        labels=_label_agreement(clean, data),
+        data=data.summary() | {"rows_cut": rows_cut},
+    )
+
+
+def assess_scores(
+    scores: Mapping[str, float],
+    judgements: Sequence[Judgement],
+    lengths: Mapping[str, int] | None = None,
+    group_by: str | None = None,
+    *,
+    cluster_by: str | None = None,
+    longer: bool = True,
+    rows_cut: int = 0,
+    seed: int = 0,
+) -> Assessment:
+    """Assess any model's scores on any judgements, of whatever split: nothing is fitted here, so all are held out.
+
+    ``scores`` and ``lengths`` are by candidate id; the length-only baseline prefers the ``longer`` side (or the
+    shorter), as there are no train votes to choose by. The rest is as in :func:`assess`. RewardError naming a
+    candidate without a score or length.
+    """
+    unseen = [replace(j, task=Task("validation", j.task.payload, j.task.id)) for j in judgements]
+    data = RewardData.from_judgements(unseen)
+    size = None if lengths is None else _column(lengths, data, "length")
+    return assess(
+        _column(scores, data, "score"), data, size, group_by, None, seed,
+        judgements=unseen, cluster_by=cluster_by, longer=longer, rows_cut=rows_cut,
+    )  # fmt: skip
 
 
 def assess_pairs(
@@ -180,6 +239,25 @@ def _checked(scores: NDArray[np.floating], data: RewardData) -> Floats:
             f"score {real[worst]} for candidate {data.candidates[worst].id}", "fit the reward model again"
         )
     return real
+
+
+def _column(values: Mapping[str, float], data: RewardData, what: str) -> Floats:
+    absent = [c.id for c in data.candidates if c.id not in values]
+    if absent:
+        raise RewardError(f"candidate {absent[0]} has no {what} (and {len(absent) - 1} more)", "score all candidates")
+    return np.array([values[c.id] for c in data.candidates], dtype=np.float64)
+
+
+def _names(data: RewardData, cluster_by: str | None) -> list[str]:
+    """What each task belongs to, by name: itself, or its value of the payload's field."""
+    if cluster_by is None:
+        return [task.id for task in data.tasks]
+    return [str(task.payload.get(cluster_by, task.id)) for task in data.tasks]
+
+
+def _clusters(data: RewardData, cluster_by: str | None) -> Ints:
+    """The number of each task's cluster ``[tasks]``."""
+    return np.unique(_names(data, cluster_by), return_inverse=True)[1].astype(np.int64).reshape(-1)
 
 
 def _by(names: Sequence[str], credit: Floats, pairs: Pairs) -> dict[str, Share]:

@@ -1,0 +1,117 @@
+"""Where a reward model fails and whom it follows: accuracy by annotator and by length, and against majorities.
+
+Left out: agreement between annotators, which says nothing of the model (feedback's quality has it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tropism.feedback.records import Judgement
+from tropism.reward import calibration
+from tropism.reward.dataset import RewardData
+from tropism.reward.pairs import Floats, Pairs, clustered_share, credits
+from tropism.reward.share import Share
+
+FEW = 10
+"""Annotators with fewer pairs than this are shown together."""
+OTHERS = "(fewer than 10 pairs each)"
+
+
+@dataclass(frozen=True)
+class LengthBin:
+    """Pairs whose lengths differ by ``low`` to ``high`` (inclusive)."""
+
+    low: float
+    high: float
+    accuracy: Share
+
+
+@dataclass(frozen=True)
+class ByLength:
+    """Accuracy in quartiles of the difference in length, and where the shorter or the longer side was chosen.
+
+    A model that has learned length alone is right where the longer one was chosen and wrong where the shorter one was.
+    """
+
+    quartiles: list[LengthBin]
+    shorter_chosen: Share | None
+    longer_chosen: Share | None
+
+
+@dataclass(frozen=True)
+class Majority:
+    """Against the majority of each pair's votes, every pair counting once; ties are left out."""
+
+    accuracy: Share
+    log_likelihood: float
+    """Nats per pair; to be read beside the likelihood per vote, which knows how sure people were."""
+    split: float
+    """Share of these pairs whose votes were not unanimous."""
+
+
+def by_length(scores: Floats, pairs: Pairs, lengths: NDArray[np.floating]) -> ByLength:
+    """Break accuracy down by the lengths ``[n]`` of the candidates."""
+    gap = lengths[pairs.first] - lengths[pairs.second]
+    credit, apart = credits(scores, pairs), np.abs(gap)
+    edges = np.unique(np.quantile(apart, [0, 0.25, 0.5, 0.75, 1.0]))
+    number = np.clip(np.searchsorted(edges, apart, side="left") - 1, 0, max(len(edges) - 2, 0))
+    quartiles = []
+    for b in np.unique(number):
+        rows = number == b
+        accuracy = clustered_share(credit[rows], pairs.take(rows))
+        quartiles.append(LengthBin(float(apart[rows].min()), float(apart[rows].max()), accuracy))
+    shorter, longer = ((pairs.target - 0.5) * gap * sign < 0 for sign in (1, -1))
+    return ByLength(quartiles, _of(credit, pairs, shorter), _of(credit, pairs, longer))
+
+
+def against_majority(scores: Floats, pairs: Pairs) -> Majority | None:
+    """Measure against majorities; None where every pair was judged unanimously (or is a tie)."""
+    decided = pairs.target != 0.5
+    split = decided & (pairs.target > 0) & (pairs.target < 1)
+    if not split.any():
+        return None
+    kept = pairs.take(decided)
+    votes = replace(kept, target=np.round(kept.target), weight=np.ones(len(kept)))
+    gap = scores[votes.first] - scores[votes.second]
+    accuracy = clustered_share(credits(scores, votes), votes)
+    return Majority(accuracy, calibration.log_likelihood(gap, votes), float(split.sum() / decided.sum()))
+
+
+def by_teacher(scores: Floats, data: RewardData, judgements: Sequence[Judgement]) -> dict[str, Share]:
+    """Accuracy on each annotator's own votes, those of ``judgements``; empty where there is one annotator alone.
+
+    ``scores`` ``[n]`` are of ``data.candidates``.
+    """
+    number = {candidate.id: i for i, candidate in enumerate(data.candidates)}
+    own: dict[str, list[Judgement]] = {}
+    for judgement in judgements:
+        own.setdefault(judgement.teacher_id, []).append(judgement)
+    if len(own) < 2:
+        return {}
+    found: dict[str, Share] = {}
+    few: list[tuple[Floats, Pairs]] = []
+    tasks: Mapping[str, int] = {task.id: i for i, task in enumerate(data.tasks)}
+    for teacher, votes in sorted(own.items()):
+        mine = RewardData.from_judgements(votes)
+        pairs = Pairs.of(mine)
+        if not len(pairs):
+            continue
+        credit = credits(scores[[number[c.id] for c in mine.candidates]], pairs)
+        pairs = replace(pairs, task=np.array([tasks[mine.tasks[t].id] for t in pairs.task], dtype=np.int64))
+        if len(pairs) < FEW:
+            few.append((credit, pairs))
+        else:
+            found[teacher] = clustered_share(credit, pairs)
+    if few:
+        together = [np.concatenate([getattr(p, name) for _, p in few]) for name in Pairs.__dataclass_fields__]
+        found[OTHERS] = clustered_share(np.concatenate([credit for credit, _ in few]), Pairs(*together))
+    return found
+
+
+def _of(credit: Floats, pairs: Pairs, rows: NDArray[np.bool_]) -> Share | None:
+    return clustered_share(credit[rows], pairs.take(rows)) if rows.any() else None
