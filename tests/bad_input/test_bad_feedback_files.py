@@ -28,7 +28,7 @@ BAD_ROWS: list[tuple[bytes, str]] = [
     (b'{"prompt": "p", "chosen": "a"}', "column rejected is missing"),
     (b'{"prompt": "p", "first": "a", "second": "b"}', "column label is missing"),
     (b'{"prompt": 7, "chosen": "a", "rejected": "b"}', "prompt is a number"),
-    (b'{"prompt": "p", "chosen": ["a"], "rejected": "b"}', "chosen is a list"),
+    (b'{"prompt": "p", "chosen": ["a"], "rejected": "b"}', "chosen[1] is a text, not a message"),
     (b'{"prompt": "p", "chosen": "a", "rejected": null}', "rejected is a null"),
     (b'{"prompt": "p", "chosen": " ", "rejected": "b"}', "chosen is empty"),
     (b'{"prompt": "p", "first": "a", "second": "b", "label": 2}', "label is 2"),
@@ -53,8 +53,9 @@ def test_one_bad_row_changes_nothing(
     capsys: pytest.CaptureFixture[str], study: Path, tmp_path: Path, line: bytes, reason: str
 ) -> None:
     file = tmp_path / "pairs.jsonl"
-    file.write_bytes(json.dumps(GOOD).encode() + b"\n" + line + b"\n")
-    refused(capsys, study, ["1 of 2 rows cannot be used", "line 2: ", reason], "feedback", "import", study, file)
+    more = b"".join(json.dumps(GOOD | {"prompt": f"w{i}"}).encode() + b"\n" for i in range(2))
+    file.write_bytes(json.dumps(GOOD).encode() + b"\n" + line + b"\n" + more)
+    refused(capsys, study, ["1 of 4 rows cannot be used", "line 2: ", reason], "feedback", "import", study, file)
 
 
 def test_skip_bad_leaves_out_these_rows_alone_and_names_their_lines(
@@ -76,11 +77,42 @@ def test_files_without_rows(capsys: pytest.CaptureFixture[str], study: Path, tmp
         (tmp_path / name).write_bytes(content)
         refused(capsys, study, [f"{name} is empty"], "feedback", "import", study, tmp_path / name)
     (tmp_path / "bad.jsonl").write_text("nonsense\n")
-    refused(
-        capsys, study, ["1 of 1 rows"], "feedback", "import", study, tmp_path / "bad.jsonl", "--skip-bad"
-    )  # nothing is left to import: that is no success
+    bad = ["feedback", "import", study, tmp_path / "bad.jsonl", "--skip-bad"]
+    refused(capsys, study, ["none of its first 1 rows can be read: line 1: not JSON"], *bad)
+    refused(capsys, study, ["1 of 1 rows"], *bad, "--format", "pairs")  # nothing is left to import: that is no success
     refused(capsys, study, ["none.jsonl", "No such file"], "feedback", "import", study, tmp_path / "none.jsonl")
-    refused(capsys, study, ["Is a directory"], "feedback", "import", study, tmp_path)
+    (tmp_path / "folder").mkdir()
+    refused(capsys, study, ["folder without data files"], "feedback", "import", study, tmp_path / "folder")
+    write_rows(tmp_path / "other.jsonl", [{"question": "w1", "good": "w2", "bad": "w3"}])
+    says = ["is of no format that is known here; its columns are bad, good, question", "map the columns"]
+    refused(capsys, study, says, "feedback", "import", study, tmp_path / "other.jsonl")
+
+
+def test_columns_and_formats_that_do_not_fit(capsys: pytest.CaptureFixture[str], study: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "x.jsonl", [{"question": "w1", "good": "w2", "bad": "w3"}])
+    command = ["feedback", "import", study, tmp_path / "x.jsonl"]
+    refused(capsys, study, ["did you mean 'pairs'"], *command, "--format", "pear")
+    refused(
+        capsys, study, ["names 'promt', which is no column"], *command, "--format=pairs", "--columns=promt=question"
+    )
+    refused(capsys, study, ["is not OURS=THEIRS"], *command, "--format", "pairs", "--columns", "prompt:question")
+    refused(capsys, study, ["has no option 'scael'"], *command, "--format", "ratings", "--option", "scael=[1,5]")
+    partly = ["--format", "pairs", "--columns", "prompt=question,chosen=good,rejected=worse"]
+    refused(capsys, study, ["1 of 1 rows", "column rejected is missing"], *command, *partly)
+    whole = ["--format", "pairs", "--columns", "prompt=question,chosen=good,rejected=bad"]
+    assert cli(capsys, *command[:2], make_study(tmp_path), command[3], *whole)[0] == 0
+
+
+def make_study(folder: Path) -> Path:
+    Study.create(folder / "s", recipe="tinytalk").close()
+    return folder / "s"
+
+
+def test_settings_of_a_file_need_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for setting in ("feedback.format=pairs", "feedback.columns.prompt=question"):
+        answer = cli(capsys, "new", tmp_path / "s", "--recipe", "tinytalk", "--set", setting)
+        check_refusal(*answer, "is set, but no file")
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_line_of_a_gigabyte_never_fills_the_memory(study: Path, tmp_path: Path) -> None:

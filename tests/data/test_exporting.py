@@ -195,7 +195,7 @@ def test_ties_have_a_row_by_option(tmp_path: Path) -> None:
 def test_unpaired_rows_of_labels_approvals_and_pairs(tmp_path: Path) -> None:
     rows = [pair("p", source_id="1"), pair("q", choice="both_bad"), pair("r", choice="tie"),
             single("s", "x", {"kind": "approval", "approved": True})]  # fmt: skip
-    report = export(rows, tmp_path / "x.jsonl", "unpaired", options=ExportOptions(unpair=True))
+    report = export(rows, tmp_path / "x.jsonl", "unpaired")
     back = again(tmp_path / "x.jsonl")
     assert not back.rejected
     found = [(r.prompt, r.candidates[0]["text"], r.value and (r.value["name"], r.value["good"])) for r in back.records]
@@ -204,7 +204,8 @@ def test_unpaired_rows_of_labels_approvals_and_pairs(tmp_path: Path) -> None:
         ("q", "bad", ("good", False)), ("s", "x", ("approval", True))]  # fmt: skip
     assert (report.held, report.rows, report.left_out["tie"]) == (3, 5, 1)
     assert report.lost == {"comparison (two labels)": 2, "approval (a label named approval)": 1}
-    assert export(rows, tmp_path / "y.jsonl", "unpaired").left_out == {"comparison": 3}
+    report = export(rows, tmp_path / "y.jsonl", "unpaired", options=ExportOptions(unpair=False))
+    assert report.left_out == {"comparison": 3}
 
 
 def test_demonstrations_of_chosen_answers_by_option(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -160,18 +161,21 @@ def test_several_aspects_and_remarks_on_one_answer_are_several_judgements() -> N
         single("p", "x", {"kind": "critique"}, "too long", line=2),
         single("p", "x", {"kind": "critique"}, "too dull", line=3),
         single("p", "x", {"kind": "critique"}, "too dull", line=4),
-        single("p", "x", {"kind": "critique"}, "so so", teacher="Ada", source_id="1", line=5),
-        single("p", "x", {"kind": "critique"}, "no", teacher="Ada", source_id="2", line=6),
-        single("p", "x", {"kind": "critique"}, "yes", teacher="Ada", source_id="2", line=7),
+        single("p", "x", {"kind": "critique"}, "so so", teacher="Ada", line=5),
+        single("p", "x", {"kind": "critique", "span": [0, 1]}, "no", teacher="Ada", line=6),
+        single("p", "x", {"kind": "critique", "span": [0, 1]}, "yes", teacher="Ada", line=7),
         demonstration("p", "one", line=8),
         demonstration("p", "two", line=9),
     ]
     judged = to_judgements(rows)
     assert {bad.line: bad.reason for bad in judged.dropped} == {
         4: "the same as line 3",
-        7: "contradicts line 6 (the same answers, annotator 'Ada')",
+        7: "a second critique beside that of line 6 (the same answers, annotator 'Ada'): join them, or give spans",
     }
     assert len({j.event_id for j in judged.judgements}) == 8
+    # whom nobody names are as many as there are texts, and a query's id is the digest of what was asked
+    assert Counter(j.teacher_id for j in judged.judgements) == {"import": 4, "import-2": 2, "Ada": 2}
+    assert len({j.query.id for j in judged.judgements if j.query.kind == "demonstration"}) == 1
 
 
 BAD = [

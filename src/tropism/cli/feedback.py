@@ -38,36 +38,56 @@ def verify(folder: Folder) -> None:
 @app.command("import")
 def import_(
     folder: Folder,
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="JSONL: prompt, chosen, rejected (or first, second, label).")
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A file or folder of judgements, in any format of `data show`.")
     ],
+    format_: Annotated[
+        str, typer.Option("--format", help="The source's format; by default told from its columns.")
+    ] = "auto",
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="OURS=THEIRS,…", help="As in prompt=question,chosen=good.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="An option of the format, as in scale=[1,5]."),
+    ] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Import the good rows of a file that has bad ones.")
+        bool, typer.Option("--skip-bad", help="Import the good rows of a source that has bad ones.")
     ] = False,
 ) -> None:
-    """Import judged pairs. A file with bad rows changes nothing, unless --skip-bad."""
+    """Import judgements of any format. A source with bad rows changes nothing, unless --skip-bad."""
+    from tropism.cli.jobs import column_map
+    from tropism.data.importing import ImportTeacher, placed
     from tropism.feedback.events import FeedbackLog
-    from tropism.feedback.formats import ImportTeacher
+    from tropism.settings.overrides import parse_overrides
     from tropism.study.study import Study
 
+    mapped = {} if columns is None else column_map(columns)
+    teacher = ImportTeacher(format=format_, columns=mapped, options=parse_overrides(option or []))
     with Study.open(folder) as study:
-        report = ImportTeacher().load(FeedbackLog(study.database), file, skip_bad=skip_bad)
+        report = teacher.load(FeedbackLog(study.database), source, skip_bad=skip_bad)
     for bad in report.rejected:
-        typer.echo(f"line {bad.line}: {bad.reason}", err=True)
-    known = report.rows - report.imported - len(report.rejected)
+        typer.echo(f"{placed(bad)}: {bad.reason}", err=True)
+    for reason, count in report.left_out.items():
+        typer.echo(f"{count} left out: {reason}", err=True)
+    known = report.events - report.imported
     typer.echo(f"{report.imported} events imported, {known} known already, {len(report.rejected)} rows rejected")
 
 
 @app.command()
-def export(folder: Folder, file: Annotated[Path, typer.Argument(metavar="FILE", help="The JSONL to write.")]) -> None:
-    """Write the current comparisons as JSONL that `feedback import` reads."""
+def export(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=".jsonl, .csv, .parquet; no suffix: a datasets folder.")],
+    to: Annotated[str, typer.Option("--to", help="A format of `data export`.")] = "pairs",
+) -> None:
+    """Write the current feedback so that `feedback import` reads it; pairs keep their ties, which have a label."""
+    from tropism.data.importing import export_feedback
     from tropism.feedback.events import FeedbackLog
-    from tropism.feedback.formats import export_pairs
     from tropism.study.study import Study
 
     with Study.open(folder) as study:
-        report = export_pairs(FeedbackLog(study.database), file)
-    typer.echo(f"{report.written} pairs written to {file}")
+        report = export_feedback(FeedbackLog(study.database), file, to)
+    typer.echo(f"{report.rows} {'pairs' if to == 'pairs' else 'rows'} written to {file}")
     for reason, count in report.left_out.items():
         typer.echo(f"{count} left out: {reason}", err=True)
 

@@ -55,6 +55,7 @@ def export(
     sources: Sequence[Mapping[str, Any]] = (),
     licence: str | None = None,
     filters: Sequence[str] = (),
+    left_before: Counter[str] | None = None,
     write: bool = True,
 ) -> ExportReport:
     """Write records to ``path`` (.jsonl, .csv, .parquet, or a ``datasets`` folder) and a manifest beside it.
@@ -62,7 +63,8 @@ def export(
     ``format``: pairs, unpaired, demonstrations, ranked, votes, ratings, critiques, prompts, or tropism (every record
     without loss; .jsonl alone). ``splits``: only records of these. ``sources``: descriptions of what the records came
     from (``Reading.source``); ``licence``: of the export, where it is not that of a source; ``filters``: in words, what
-    was done to the records before. ``write=False`` writes nothing and reports what would be.
+    was done to the records before. ``left_before`` counts what became no record, when all records were taken.
+    ``write=False`` writes nothing and reports what would be.
 
     A file is replaced only when the new one is complete. Errors: DataError (an unknown format, a kind that cannot hold
     the format, a path that cannot be written, nothing to write).
@@ -75,14 +77,14 @@ def export(
     with spooled(path, fixed, write=write) as spool:
         _fill(spool, Rows(named, chosen, report.lost), records, splits, report)
         spool.settle()
+        report.left_out.update(left_before or {})
+        report.records += sum((left_before or {}).values())
         report.lost.update(spool.lost)
         report.rows, report.splits = spool.rows, {split or "none": count for split, count in spool.parts.items()}
         _count_name_as_split(report)
         if not report.rows:
             left = ", ".join(f"{count} {why}" for why, count in report.left_out.most_common()) or "no records"
-            raise DataError(
-                f"nothing to write to {path} as {named!r} ({left})", "choose another format or other splits"
-            )
+            raise DataError(f"nothing to write to {path} as {named!r} ({left})", "choose another format or splits")
         if write:
             finish(spool, path)
     if write:

@@ -44,7 +44,7 @@ class ExportOptions:
 
     form: Form = "chosen"
     conversational: Conversational = "auto"
-    unpair: bool = False
+    unpair: bool = True
     chosen: bool = False
 
     def __post_init__(self) -> None:
@@ -96,9 +96,11 @@ class Rows:
             first, second = record.shown or (0, 1)
             if record.shown is None:
                 self.lost["order shown, which nobody knows (that of the slots)"] += 1
-            label = choice if first == 0 or choice == "tie" else {"a": "b", "b": "a"}[choice]
             row = self._asked(record, {"first": first, "second": second})
-            row["label"] = label_of_choice(label)
+            # the label speaks of what was shown first, the choice of slot a
+            row["label"] = label_of_choice(
+                "tie" if choice == "tie" else "a" if (choice == "a") == (first == 0) else "b"
+            )
         else:
             self._lose_order(record)
             best = "ab".index(choice)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tropism.data.records import Record, Rejected, payload, prompt_text
-from tropism.data.voting import Guard, KnownSplit, SplitBy, Splits, Unusable, Vote, nowhere
+from tropism.data.voting import Guard, KnownSplit, SplitBy, Splits, Unusable, Vote, nowhere, voice_id
 from tropism.digests import digest
 from tropism.feedback.records import Judgement, Split, Task
 
@@ -128,7 +128,7 @@ def to_prompts(
 
 def _judgement(record: Record, vote: Vote, source: str) -> Judgement:
     assert vote.answer.value is not None
-    teacher = record.teacher if record.teacher is not None else source
+    teacher = record.teacher if record.teacher is not None else voice_id(source, vote.voice)
     said = [vote.query.id, teacher, dict(vote.answer.value), vote.answer.text]
     kind = "import" if record.teacher is None else "person"
     event = digest(said)[:24]

@@ -7,7 +7,7 @@ out: people's pseudonyms and the log (``importing.py``), and what a reader refus
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tropism.data.records import Record, payload, prompt_text
@@ -78,6 +78,13 @@ class Vote:
     answer: Answer
     target: str
     """What of the query the value is about: a teacher has one current value for each."""
+    voice: int = 1
+    """Where nobody is named, several texts on one thing are by as many unknown people: the first, the second, …"""
+
+
+def voice_id(teacher: str, voice: int) -> str:
+    """The teacher behind a voice: ``import``, ``import-2``, …"""
+    return teacher if voice == 1 else f"{teacher}-{voice}"
 
 
 def as_vote(record: Record, split: Split, *, source: str = "import", round: int = 0) -> Vote:
@@ -109,7 +116,7 @@ def as_vote(record: Record, split: Split, *, source: str = "import", round: int 
         raise Unusable(f"a {value.kind} without text")
     query = Query(task.id, record.kind, ids, shown, round)
     answer = Answer(dump_value(value), record.text)
-    return Vote(task, tuple(given[i] for i in order), _of_its_own(query, record), answer, value.target())
+    return Vote(task, tuple(given[i] for i in order), query, answer, value.target())
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,21 +125,6 @@ def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
     if made.get("messages") == [{"role": "assistant", "content": made.get("text")}]:
         del made["messages"]
     return made
-
-
-def _of_its_own(query: Query, record: Record) -> Query:
-    """One annotator may demonstrate or remark several things on one task: each is the answer to a query of its own.
-
-    It is told apart by the text where nobody is named (whose texts are no secret), else by the row's id in its source:
-    the digest of a person's text would outlive its erasure.
-    """
-    if record.kind not in IN_WORDS:
-        return query
-    mark = record.text if record.teacher is None else record.source_id
-    if mark is None:
-        return query
-    key = [query.task_id, query.kind, list(query.candidate_ids), list(query.shown_order), query.round, mark]
-    return Query(query.task_id, query.kind, query.candidate_ids, query.shown_order, query.round, digest(key)[:24])
 
 
 def _moved(value: Mapping[str, Any], slots: Sequence[str], order: Sequence[int]) -> dict[str, Any]:
@@ -161,15 +153,21 @@ def _renamed(named: Sequence[Any], names: Mapping[str, str], slots: Sequence[str
     return sorted((names[slot] for slot in named), key=slots.index)
 
 
+Voices = dict[tuple[str, str], dict[str, int]]
+"""(query, target) → digest of a text that nobody signed → its voice."""
+
+
 @dataclass
 class Guard:
     """Holds many records against one another: one split for each prompt, one current value for each teacher.
 
-    It remembers digests, not texts: some hundred bytes for each record. ``whose`` are the splits that ``known`` knows.
+    It remembers digests, not texts: some hundred bytes for each record. ``whose`` are the splits that ``known`` knows;
+    ``voices`` are those of unsigned texts that were taken earlier.
     """
 
     splits: Splits
     whose: str = "the"
+    voices: Voices = field(default_factory=dict)
     _prompts: dict[str, tuple[Split, int]] = field(default_factory=dict)
     _groups: dict[str, tuple[Split, int]] = field(default_factory=dict)
     _votes: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -178,6 +176,9 @@ class Guard:
         """The record's vote, if it agrees with all that were taken before. Errors: Unusable."""
         split = self.split(record)
         vote = as_vote(record, split, source=source, round=round)
+        if vote.answer.value is not None and vote.answer.value["kind"] in IN_WORDS and record.teacher is None:
+            known = self.voices.setdefault((vote.query.id, vote.target), {})
+            vote = replace(vote, voice=known.setdefault(digest(record.text), max(known.values(), default=0) + 1))
         self._check_doubled(record, vote)
         return vote
 
@@ -201,10 +202,9 @@ class Guard:
 
     def _check_doubled(self, record: Record, vote: Vote) -> None:
         # by candidates, not by query: who sees the same pair the other way round still judges it twice
-        key = digest([vote.task.id, vote.query.kind, list(vote.query.candidate_ids), vote.target, record.teacher])[:32]
-        if vote.query.kind in IN_WORDS:
-            key = digest([vote.query.id, vote.target, record.teacher])[:32]
-        mark = digest([dict(vote.answer.value or {}), record.text])[:32]
+        query = vote.query
+        about = [vote.task.id, query.kind, list(query.candidate_ids), vote.target, record.teacher, vote.voice]
+        key, mark = digest(about)[:32], digest([dict(vote.answer.value or {}), record.text])[:32]
         if key not in self._votes:
             self._votes[key] = (mark, record.line)
             return
@@ -213,4 +213,7 @@ class Guard:
         what = "the same pair" if len(vote.candidates) == 2 else "the same answers" if vote.candidates else "the prompt"
         if there == mark:
             raise Repeated(f"the same as line {line}", "said before")
+        if query.kind in IN_WORDS:
+            problem = f"a second {query.kind} beside that of line {line} ({what}, {who}): join them, or give spans"
+            raise Repeated(problem, f"a second {query.kind} of one annotator")
         raise Repeated(f"contradicts line {line} ({what}, {who})", "contradicts another row of its annotator")

@@ -17,9 +17,10 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from tropism.data.importing import ImportTeacher
+from tropism.data.voting import nowhere
 from tropism.errors import ConfigError, ContractError, DataError
 from tropism.feedback.events import FeedbackLog
-from tropism.feedback.formats import ImportTeacher
 from tropism.feedback.oracles import Oracle
 from tropism.feedback.records import Answer, Candidate, Judgement, Query, Split, Task
 from tropism.feedback.selection import by_disagreement, random_pairs, single
@@ -247,7 +248,7 @@ class Collector:
         if recorded is None:
             raise ConfigError(
                 f'feedback.teacher = "import", and domain {self.domain.name} has no feedback of its own',
-                'set feedback.file = "PATH.jsonl"',
+                'set feedback.file = "PATH"',
             )
         return recorded
 
@@ -255,11 +256,13 @@ class Collector:
         """The domain's own tasks keep their split: no vote on a test task may reach a reward model."""
         return ImportTeacher(
             validation_share=self._settings.validation_fraction,
-            known_split=getattr(self.domain, "split_of", ImportTeacher.known_split),
+            known_split=getattr(self.domain, "split_of", nowhere),
+            format=self._settings.format,
+            columns=self._settings.columns,
+            options=self._settings.options,
         )
 
     def _import_file(self, path: Path) -> tuple[int, int]:
-        """Take in a file of preference pairs; ids are content digests, so doing it again adds nothing."""
+        """Take in a file of judgements; ids are content digests, so doing it again adds nothing."""
         report = self._import_teacher().load(self.log, path, skip_bad=self._settings.skip_bad, round=1)
-        usable = report.rows - len(report.rejected)  # not report.imported, which is 0 when a killed import is replayed
-        return usable, usable
+        return report.events, report.events  # not report.imported, which is 0 when a killed import is replayed

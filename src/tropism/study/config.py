@@ -63,7 +63,14 @@ class FeedbackSection(Section):
     """person: how many different people must answer each query."""
     oracle: OracleSection = OracleSection()
     file: Path | None = None
-    """import: preference pairs, JSONL. Without it the domain's data must hold feedback of its own."""
+    """import: judgements, in any format of `tropism data show` (a file or a folder). Without it the domain's data must
+    hold feedback of its own."""
+    format: str = "auto"
+    """import: the file's format; ``auto`` decides by the columns."""
+    columns: dict[str, str] = Field(default={})
+    """import: our names of columns to the file's: ``{ prompt = "question", chosen = "good" }``."""
+    options: dict[str, Any] = Field(default={})
+    """import: further options of the format: ``{ scale = [1, 5] }``."""
     skip_bad: bool = False
     wait_hours: float = Field(default=24.0 * 14, gt=0)
     """How long to wait for people before giving up (the labels given so far stay)."""
@@ -72,6 +79,9 @@ class FeedbackSection(Section):
     def _is_heeded(self) -> FeedbackSection:
         if self.file is not None and self.teacher != "import":
             raise ValueError(f'file is set, but teacher = "{self.teacher}" reads no file: write teacher = "import"')
+        for name, usual in (("format", "auto"), ("columns", {}), ("options", {})):
+            if self.file is None and getattr(self, name) != usual:
+                raise ValueError(f"{name} is set, but no file that it could be of: name one in file")
         if self.votes_per_query > 1 and self.teacher != "person":
             raise ValueError(f'votes_per_query = {self.votes_per_query}, but teacher = "{self.teacher}" votes once')
         return self
