@@ -22,7 +22,11 @@ WAYS = ["left", "right", "straight on", "past the church", "over the river", "be
 TIMES = ["two", "five", "ten", "twenty"]
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 POLITE = ["Gladly: ", "Of course. ", "With pleasure: "]
-RUDE = ["What do I know. ", "Ask someone else. ", "Really? "]
+RUDE = [
+    "What do I know, am I a map of this town? ",
+    "Ask someone else, I am far too busy. ",
+    "You could have looked that up yourself. ",
+]
 
 
 def question(place: str, form: int) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tropism.jobs.plan import Plan
 
 Rows = list[tuple[str, str]]
+_MOST, _WIDEST = 5, 40  # parts shown of each kind, characters of their names
 
 
 def print_plan(plan: Plan) -> None:
@@ -75,14 +76,26 @@ def print_evaluation(values: Mapping[str, Any], out: Path) -> None:
     _finish(lines, out)
 
 
+def print_assessment(values: Mapping[str, Any], out: Path | None) -> None:
+    """A reward model on data that it has not seen."""
+    lines = _read(values["source"])
+    lines += [("dropped", f"{count}: {visible(reason)}") for reason, count in values["judgements"]["dropped"].items()]
+    if values["rows_cut"]:
+        lines.append(("too long", f"{values['rows_cut']} answers with their prompts lost something to fit"))
+    lines += assessment_lines(values["assessment"])
+    _lines([*lines, *([("all figures", str(out))] if out is not None else [])])
+
+
 def assessment_lines(found: Mapping[str, Any]) -> Rows:
     """A reward model's assessment, one line per measure; shares with their 95 % intervals."""
     validation = found["validation"]
     if validation is None:
-        return [("assessment", "none: there are no held-out comparisons")]
+        return [("assessment", "none: there are no held-out comparisons"), *_scales(found)]
     lines = [("accuracy", _share(validation["accuracy"]))]
     if validation["accuracy_decided"] and validation["ties"]:
         lines.append(("without ties", _share(validation["accuracy_decided"])))
+    if found.get("majority"):
+        lines.append(("of majorities", _share(found["majority"]["accuracy"])))
     if validation["length_only"]:
         lines.append(("length only", _share(validation["length_only"])))
         lines.append(("above it", f"{validation['over_length_only']:+.3f}"))
@@ -90,14 +103,60 @@ def assessment_lines(found: Mapping[str, Any]) -> Rows:
     after = "" if calibrated is None else f", {calibrated:.3f} after temperature {validation['temperature']:.2g}"
     lines.append(("log-likelihood", f"{validation['log_likelihood']:.3f} nats a vote{after} (a coin: -0.693)"))
     lines.append(("ECE", f"{validation['ece']:.3f} (a perfect model shows {validation['ece_noise']:.3f} here)"))
-    for kind in ("group", "stream"):
-        table = found.get(f"by_{kind}") or {}
-        if len(table) > 1:
-            lines += [(f"{kind} {visible(name)}", _share(share)) for name, share in table.items()]
-    for name, key in (("ratings", "spearman"), ("labels", "auc")):
-        if found.get(name):
-            lines.append((name, f"{key} {found[name][key]:.3f} of {found[name]['n']:.0f}"))
+    return lines + _by_length(found) + _rankings(found) + _parts(found) + _scales(found)
+
+
+def _by_length(found: Mapping[str, Any]) -> Rows:
+    """Accuracy in quartiles of the difference in length, and where the shorter one was chosen."""
+    table = found.get("by_length")
+    if not table:
+        return []
+    lines = [(f"length ±{part['low']:.0f}–{part['high']:.0f}", _share(part["accuracy"])) for part in table["quartiles"]]
+    for key in ("shorter_chosen", "longer_chosen"):
+        if table[key]:
+            lines.append((key.replace("_", " "), _share(table[key])))
     return lines
+
+
+def _rankings(found: Mapping[str, Any]) -> Rows:
+    """Top-1 and Kendall's tau of rankings, beside chance and length alone."""
+    k_way = found.get("rankings")
+    if not k_way:
+        return []
+    lines = [("top-1 of K", f"{_bounds(k_way['top1'])}  {k_way['rows']} rows, chance {k_way['top1_chance']:.3f}")]
+    if k_way["top1_length_only"]:
+        lines.append(("  length only", _bounds(k_way["top1_length_only"])))
+    if k_way["tau"]:
+        lines.append(("Kendall's tau", _bounds(k_way["tau"])))
+    if k_way["tau_length_only"]:
+        lines.append(("  length only", _bounds(k_way["tau_length_only"])))
+    return lines
+
+
+def _parts(found: Mapping[str, Any]) -> Rows:
+    """Accuracy by group, stream and annotator; the worst ones where there are many."""
+    lines: Rows = []
+    for kind, title in (("group", "group"), ("stream", "stream"), ("teacher", "annotator")):
+        table = found.get(f"by_{kind}") or {}
+        if len(table) < 2:
+            continue
+        shown = sorted(table.items(), key=lambda item: item[1]["value"])[:_MOST]
+        lines += [(f"{title} {visible(name)[:_WIDEST]}", _share(share)) for name, share in shown]
+        if len(table) > len(shown):
+            lines.append(("", f"and {len(table) - len(shown)} more {title}s that do better"))
+    return lines
+
+
+def _scales(found: Mapping[str, Any]) -> Rows:
+    return [
+        (name, f"{key} {found[name][key]:.3f} of {found[name]['n']:.0f}")
+        for name, key in (("ratings", "spearman"), ("labels", "auc"))
+        if found.get(name)
+    ]
+
+
+def _bounds(interval: Mapping[str, Any]) -> str:
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
 
 
 def print_answers(rows: Sequence[Mapping[str, Any]], most: int | None) -> None:

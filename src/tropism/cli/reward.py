@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,3 +50,22 @@ def fit(
     flags |= data_flags("data", data, format_, columns, skip_bad)
     config = resolve(job.RewardFitConfig, flags, settings or [], recipe)
     run_or_plan(plan, lambda: job.plan(config, out), lambda progress: job.run(config, out, progress), out, print_fit)
+
+
+@app.command()
+def assess(
+    reward: Annotated[str, typer.Argument(metavar="REWARD", help="A reward model's folder or hub name.")],
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the assessment as JSON too.")] = None,
+    format_: Format = None,
+    columns: Columns = None,
+    settings: Settings = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Assess a reward model on judged data it has not seen: accuracy beside length alone, by group and annotator."""
+    from tropism.cli.job_tables import print_assessment
+    from tropism.jobs import reward_assess as job
+    from tropism.jobs.config import resolve
+
+    flags = {"reward.path": reward} | data_flags("data", data, format_, columns, skip_bad)
+    print_assessment(job.run(resolve(job.RewardAssessConfig, flags, settings or []), out), out)
