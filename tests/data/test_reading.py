@@ -154,7 +154,7 @@ def test_the_first_rows_alone(tmp_path: Path) -> None:
         ({"format": "votes", "coding": "x"}, "coding is 'x'"),
         ({"format": "ratings", "scale": (5, 1)}, "scale is (5, 1)"),
         ({"format": "ratings", "scale": "15"}, "scale is '15'"),
-        ({"format": "segments"}, "there is no npz file"),
+        ({"format": "segments"}, "holds no arrays"),
         ({"format": "ukp"}, "there is no arguments file"),
         ({"format": "pairs"}, "none of its 1 rows can be used as 'pairs': line 1: column chosen is missing (there are"),
     ],
@@ -195,6 +195,61 @@ def test_ids_and_names_that_mean_two_things(tmp_path: Path) -> None:
         (6, "annotator '７' and '7' of line 5 differ by case or white space alone"),
         (7, "contradicts line 3 (the same pair, annotator 'bob')"),
     ]
+
+
+def test_ids_and_names_may_be_kept_on_demand(tmp_path: Path) -> None:
+    base = {"chosen": "a", "rejected": "b"}
+    rows = [base | {"prompt": "p", "id": 1, "annotator": "Q"}, base | {"prompt": "q", "id": 1, "annotator": "q"}]
+    reading = read(written(tmp_path, *rows), repeats="keep")
+    assert len(reading.records) == 2
+    assert reading.noted == {"ids of several questions": 1}
+    assert read(written(tmp_path, *(row | {"id": i} for i, row in enumerate(rows))), repeats="keep").noted == {
+        "annotators who may be one": 1
+    }
+
+
+def test_ids_are_those_of_one_file(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        written(tmp_path, {"prompt": name, "completion": "x", "id": 0}, name=f"{name}.jsonl")
+    reading = read(tmp_path)
+    assert [(r.prompt, r.source_id) for r in reading.records] == [("a", "0"), ("b", "0")]
+    written(tmp_path, {"prompt": "a", "completion": "x"}, name="c.jsonl")
+    (bad,) = read(tmp_path, repeats="reject").rejected
+    assert (bad.line, bad.file, bad.reason) == (1, "c.jsonl", "the same as line 1 of a.jsonl")
+
+
+def test_files_that_were_not_read_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        written(tmp_path, {"prompt": name}, name=f"{name}.jsonl")
+    reading = read(tmp_path, limit=1)
+    assert [entry["name"] for entry in reading.source["files"]] == ["a.jsonl"]
+    assert reading.source["files_left_out"] == ["b.jsonl"]
+
+
+def test_a_reason_holds_nothing_that_acts_on_a_terminal(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "first": "a", "second": "b", "label": label} for label in (0, "\x1b[31m\u202ered", "x" * 999)
+    ]
+    reading = read(written(tmp_path, *rows), format="pairs")
+    assert [bad.reason[:40] for bad in reading.rejected] == [
+        "label is \\x1b[31m\\u202ered, not 0 (first p",
+        "label is xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    ]
+    assert all(len(bad.reason) < 200 for bad in reading.rejected)
+
+
+def test_a_reason_of_white_space_is_none(tmp_path: Path) -> None:
+    reading = read(written(tmp_path, {"prompt": "p", "chosen": "a", "rejected": "b", "reason": " "}))
+    assert reading.records[0].text is None
+    assert reading.noted == {"reason without text": 1}
+
+
+def test_rows_of_one_ranking_have_an_end(tmp_path: Path) -> None:
+    row = {"srclang": "fr", "trglang": "en", "segmentId": "1", "judgeID": "j", "rankingID": "r"}
+    row |= {"system1Id": "A", "system1rank": 1, "system2Id": "B", "system2rank": 2}
+    reading = read(written(tmp_path, row | {"rankingID": "q"}, *[row] * 2500))
+    assert (reading.rows, len(reading.records), len(reading.rejected)) == (2501, 1, 2500)
+    assert "ranking r has more than 2000 rows" in reading.rejected[0].reason
 
 
 def test_reading_is_the_contract(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tropism.data.lines import Counts, FileOptions
 from tropism.data.records import Rejected
 from tropism.data.rows import Row, missing
 from tropism.digests import digest_file
+from tropism.errors import DataError
 from tropism.feedback.records import Split
 
 
@@ -44,11 +45,13 @@ class OpenedSource:
         if not self._hub and not self._saved:
             self.paths = data_files(source)
         self._open: list[Iterator[Row | Rejected]] = []
+        self._read: set[Path] = set()
 
     def begin(self, counts: Counts) -> None:
         """A new reading, from the beginning."""
         self.counts = counts
         self.columns_found = set()
+        self._read = set()
 
     def finish(self) -> None:
         """Describe the files that were not read to their end (a limit), or were not read as files."""
@@ -58,7 +61,7 @@ class OpenedSource:
                 close()
         self._open = []
         described = {entry["name"] for entry in self.counts.files}
-        paths = self.paths
+        paths = [path for path in self.paths if path in self._read]
         if self._saved:
             paths = [p for p in sorted(Path(self.name).rglob("*")) if p.is_file()]
         for path in paths:
@@ -67,6 +70,10 @@ class OpenedSource:
                     {"name": self._shown(path), "sha256": digest_file(path), "bytes": path.stat().st_size}
                 )
         self.counts.files.sort(key=lambda entry: str(entry["name"]))
+
+    def not_read(self) -> list[str]:
+        """The data files that no row was asked of: the format has no use for them, or a limit came first."""
+        return [self._shown(path) for path in self.paths if path not in self._read]
 
     def options_set(self) -> dict[str, Any]:
         """The files' options that are not the usual ones."""
@@ -93,13 +100,16 @@ class OpenedSource:
                 shown = self._shown(path)
                 rows = rows_of_file(path, self.options, self.counts, shown)
                 self._open.append(rows)
+                self._read.add(path)
                 yield from self._mapped(rows, shown if several else "", splits[path] if told else None)
 
     def arrays(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Every npz file with its arrays."""
         for path in self.paths:
-            if kind_of_file(path) == "npz":
-                yield path, tables.npz_arrays(path)
+            if kind_of_file(path) != "npz":
+                raise DataError(f"{path} holds no arrays", "give .npz files alone")
+            self._read.add(path)
+            yield path, tables.npz_arrays(path)
 
     def _mapped(self, rows: Iterator[Row | Rejected], file: str, split: Split | None) -> Iterator[Row | Rejected]:
         for row in rows:

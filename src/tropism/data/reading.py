@@ -20,10 +20,11 @@ from tropism.data.opened import OpenedSource
 from tropism.data.records import Reading, Record, Rejected
 from tropism.data.repeats import Repeats
 from tropism.data.rows import Row
+from tropism.data.strict_json import short
 from tropism.errors import DataError
 
 MOST_REJECTED = 100_000
-"""Rejected rows that are listed; a source with more is refused as a whole."""
+"""Rejected rows beyond which a source that has more of them than of records is refused as a whole."""
 MOST_BEFORE_FIRST = 10_000
 """Rows that may be rejected before the first good one."""
 _LOOKED_AT = 20  # first rows that decide on the format
@@ -59,7 +60,9 @@ class Source:
         counts = Counts()
         self.reading = reading = Reading(repaired=counts.repaired)
         self._opened.begin(counts)
-        repeats = Repeats((self.format.repeats or self.format.usual_repeats) == "keep", reading.noted)
+        repeats = Repeats(
+            self.format.repeats or self.format.usual_repeats, self.format.repeats == "keep", reading.noted
+        )
         rejected = records = 0
         for made in self.format.stream(self._opened):
             if self._limit is not None and reading.rows >= self._limit:
@@ -81,9 +84,7 @@ class Source:
             yield made
             return
         reading.rows += len(made.rows)
-        first = made.rows[0]
-        where = f"line {first.line}" + (f" of {first.file}" if first.file else "")
-        reason = made.reason or repeats.fault(made.records, where)
+        reason = made.reason or repeats.fault(made.records, made.rows[0].line, made.rows[0].file)
         if reason:
             for row in made.rows:
                 yield Rejected(row.line, reason, row.file)
@@ -97,7 +98,7 @@ class Source:
         yield from made.records
 
     def _check_rejected(self, rejected: int, records: int, last: Rejected) -> None:
-        if rejected > MOST_REJECTED or (not records and rejected > MOST_BEFORE_FIRST):
+        if rejected > max(records, MOST_REJECTED) or (not records and rejected > MOST_BEFORE_FIRST):
             raise DataError(
                 f"{self._opened.name}: {rejected} of {self.reading.rows} rows cannot be used as {self.format.name!r}, "
                 f"so far; line {last.line}: {last.reason}",
@@ -120,6 +121,7 @@ class Source:
             "options": options | self._opened.options_set(),
             "licence": self._licence,
             "files": self._opened.counts.files,
+            "files_left_out": self._opened.not_read(),
             "rows": reading.rows,
             "records": records,
             "rejected": rejected,
@@ -236,7 +238,8 @@ def _recognised(opened: OpenedSource) -> type[Format]:
         fitting = [kind for kind in FORMATS.values() if 2 * sum(kind.fits(row) for row in rows) > len(rows)]
     if len(fitting) == 1:
         return fitting[0]
-    there = ", ".join(sorted({name for row in rows for name in row.values}))
+    names = sorted({short(name) for row in rows for name in row.values})
+    there = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
     what = f"could be {_listed([k.name for k in fitting])}" if fitting else "is of no format that is known here"
     listed = "\n".join(f"    {kind.name}: {kind.summary}" for kind in FORMATS.values())
     raise DataError(

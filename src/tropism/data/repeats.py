@@ -11,13 +11,24 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tropism.data.records import Record
+from tropism.data.strict_json import short
 from tropism.feedback.values import slot_names
 
 # one encoder for all: digests.digest makes a new one for each value, which would be half the time of reading
 _ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+
+
+class _Place(NamedTuple):
+    """Where something was said first."""
+
+    line: int
+    file: str
+
+    def __str__(self) -> str:
+        return f"line {self.line} of {self.file}" if self.file else f"line {self.line}"
 
 
 @dataclass(frozen=True)
@@ -31,25 +42,33 @@ class _Marks:
 
 
 class Repeats:
-    """Finds repeated and contradicting records. ``keep``: they are counted in ``noted`` instead of refused."""
+    """Finds repeated and contradicting records.
 
-    def __init__(self, keep: bool, noted: Counter[str]) -> None:
-        self._keep = keep
+    ``repeats`` is ``reject``, or ``keep``: said again is then noted. ``lenient``: so are ids and names that mean two
+    things, which are refused otherwise.
+    """
+
+    def __init__(self, repeats: str, lenient: bool, noted: Counter[str]) -> None:
+        self._keep = repeats == "keep"
+        self._lenient = lenient
         self._noted = noted
-        self._said: dict[bytes, tuple[bytes, str]] = {}
-        self._ids: dict[str, tuple[bytes, str]] = {}
-        self._names: dict[str, tuple[str, str]] = {}
+        self._said: dict[bytes, tuple[bytes, _Place]] = {}
+        self._ids: dict[tuple[str, str], tuple[bytes, _Place]] = {}
+        self._names: dict[str, tuple[str, _Place]] = {}
 
-    def fault(self, records: Sequence[Record], where: str) -> str:
-        """Why a row's records cannot be taken, or '' if they can, which remembers them. ``where``: "line 3"."""
+    def fault(self, records: Sequence[Record], line: int, file: str) -> str:
+        """Why a row's records cannot be taken, or '' if they can, which remembers them."""
+        here = _Place(line, file)
         all_marks = [_marks(record) for record in records]
         again: Counter[str] = Counter()
         fresh: dict[bytes, bytes] = {}
         for record, marks in zip(records, all_marks, strict=True):
-            fault = self._id_fault(record, marks.item) or self._name_fault(record)
-            if fault:
-                return fault
-            old, place = self._said.get(marks.about, (fresh.get(marks.about), where))
+            double = self._double(record, marks.item, file)
+            if double and not self._lenient:
+                return double[1]
+            if double:
+                again[double[0]] += 1
+            old, place = self._said.get(marks.about, (fresh.get(marks.about), here))
             fresh.setdefault(marks.about, marks.says)
             if old is not None and not self._keep:
                 return _repeated(record, old == marks.says, place)
@@ -57,26 +76,26 @@ class Repeats:
                 again["said again, the same" if old == marks.says else "said again, otherwise"] += 1
         self._noted.update(again)
         for record, marks in zip(records, all_marks, strict=True):
-            self._said.setdefault(marks.about, (marks.says, where))
+            self._said.setdefault(marks.about, (marks.says, here))
             if record.source_id is not None:
-                self._ids.setdefault(record.source_id, (marks.item, where))
+                self._ids.setdefault((file, record.source_id), (marks.item, here))
             if record.teacher is not None:
-                self._names.setdefault(_plain(record.teacher), (record.teacher, where))
+                self._names.setdefault(_plain(record.teacher), (record.teacher, here))
         return ""
 
-    def _id_fault(self, record: Record, item: bytes) -> str:
-        if record.source_id is None:
-            return ""
-        old, place = self._ids.get(record.source_id, (item, ""))
-        return "" if old == item else f"id {record.source_id!r} is that of {place} too, which asks something else"
-
-    def _name_fault(self, record: Record) -> str:
-        if record.teacher is None:
-            return ""
-        old, place = self._names.get(_plain(record.teacher), (record.teacher, ""))
-        if old == record.teacher:
-            return ""
-        return f"annotator {record.teacher!r} and {old!r} of {place} differ by case or white space alone"
+    def _double(self, record: Record, item: bytes, file: str) -> tuple[str, str] | None:
+        """(in general, in words) of an id or a name that means two things. An id is one file's own."""
+        if record.source_id is not None:
+            old, place = self._ids.get((file, record.source_id), (item, None))
+            if old != item:
+                said = f"id {short(record.source_id)!r} is that of {place} too, which asks something else"
+                return "ids of several questions", said
+        if record.teacher is not None:
+            name, place = self._names.get(_plain(record.teacher), (record.teacher, None))
+            if name != record.teacher:
+                both = f"annotator {short(record.teacher)!r} and {short(name)!r} of {place}"
+                return "annotators who may be one", f"{both} differ by case or white space alone"
+        return None
 
 
 def _marks(record: Record) -> _Marks:
@@ -99,10 +118,10 @@ def _marks(record: Record) -> _Marks:
     return _Marks(item, _hashed(about), _hashed(says))
 
 
-def _repeated(record: Record, same: bool, place: str) -> str:
+def _repeated(record: Record, same: bool, place: _Place) -> str:
     if same:
         return f"the same prompt as {place}" if record.kind == "prompt" else f"the same as {place}"
-    who = f"annotator {record.teacher!r}" if record.teacher is not None else "a row without annotator"
+    who = f"annotator {short(record.teacher)!r}" if record.teacher is not None else "a row without annotator"
     what = "the same pair" if record.kind == "comparison" else "the same answers"
     return f"contradicts {place} ({what}, {who})"
 

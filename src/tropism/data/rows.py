@@ -71,16 +71,20 @@ class Row:
         return text_of(self.get(column), column, empty=empty)
 
     def maybe_text(self, column: str) -> str | None:
-        """A text column, or None where the row has none. Errors: BadRow."""
-        return self.text(column) if self.has(column) else None
+        """A text column, or None where the row has none or only white space (noted). Errors: BadRow."""
+        text = self.text(column, empty=True) if self.has(column) else None
+        if text is not None and not text.strip():
+            self.noted[f"{column} without text"] += 1
+            return None
+        return text
 
     def name(self, column: str) -> str | None:
         """An id or an annotator: text, or a whole number, which is written as text; None where there is none."""
         if not self.has(column):
             return None
         value = self.get(column)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
+            return str(int(value))  # tables with gaps hold 7 as 7.0
         return text_of(value, column)
 
     def number(self, column: str) -> float:
@@ -124,7 +128,9 @@ class Row:
         """The chat messages of a column, or None where it holds no list. Errors: BadRow where a message is broken."""
         value = self.get(column)
         if not self.typed and isinstance(value, str) and value.lstrip().startswith("[{"):
-            value = _json_cell(value)
+            held = _json_cell(value)
+            if isinstance(held, list) and all(isinstance(one, dict) and {"role", "from"} & set(one) for one in held):
+                value = held
         return messages(value, column, self.repaired) if isinstance(value, list) else None
 
     def split_column(self) -> Split | None:

@@ -58,8 +58,9 @@ def check(value: Any, name: str = "", depth: int = 1) -> None:
 
 
 def short(value: Any) -> str:
-    """A value in an error message: 60 characters at most."""
-    shown = value if isinstance(value, str) else repr(value)
+    """A value in an error message: 60 characters at most, and none that a terminal or a reader would not see."""
+    shown = value[:61] if isinstance(value, str) else repr(value)
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown[:61])
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 

@@ -22,7 +22,7 @@ from tropism.data.inflating import FREE_BYTES, MOST_EXPANSION, FileBytes
 from tropism.data.lines import LINE_LIMIT, Counts, FileOptions, Lines
 from tropism.data.records import Rejected
 from tropism.data.rows import Row
-from tropism.data.strict_json import BadRow, check
+from tropism.data.strict_json import BadRow, check, short
 from tropism.errors import DataError
 
 _FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")
@@ -115,7 +115,7 @@ def _names(cells: list[str], path: Path, delimiter: str) -> list[str]:
         _check_cell(cell, "the first line")
     doubled = sorted(name for name, count in Counter(cells).items() if count > 1)
     if doubled:
-        raise DataError(f"{path} has two columns named {doubled[0]!r}", "name each column once")
+        raise DataError(f"{path} has two columns named {short(doubled[0])!r}", "name each column once")
     if len(cells) == 1 and delimiter == ",":
         other = next((sign for sign in ";\t|" if sign in cells[0]), None)
         if other is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from tropism.data.formats.base import Format, value_of
+from tropism.data.formats.base import Format, Repeats, value_of
 from tropism.data.formats.ranked import distinct, ranking
 from tropism.data.records import Message, Record
 from tropism.data.rows import Row, kind_of, number_of, text_of
@@ -30,12 +30,14 @@ class Oasst(Format):
     ``best`` (a demonstration for every turn of the dialogues that follow the best-ranked reply, or the only one), or
     ``all`` (every reply of the assistant is one). The prompt is the dialogue above, the group is the tree.
     ``partial``: sibling sets with replies that nobody ranked give partial rankings; without it they are left out and
-    counted. Deleted messages, with all that follows from them, are left out and counted too.
+    counted. Deleted messages, with all that follows from them, are left out and counted too. Repeats are noted.
     """
 
     name: ClassVar[str] = "oasst"
     summary: ClassVar[str] = "message_tree_id, prompt (a tree of replies)"
     columns: ClassVar[tuple[str, ...]] = ("message_tree_id", "prompt", "tree_state", "split")
+
+    usual_repeats: ClassVar[Repeats] = "keep"
 
     take: Take = "rankings"
     partial: bool = False

@@ -54,7 +54,7 @@ class UKP(Format):
             try:
                 argument = {name: row.text(name) for name in ("id", "topic", "stance", "text")}
                 if arguments.setdefault(argument["id"], argument) != argument:
-                    raise BadRow(f"argument {argument['id']} came before with another content")
+                    raise BadRow(f"argument {short(argument['id'])} came before with another content")
             except BadRow as bad:
                 yield Made((row,), reason=str(bad))
         if not arguments:

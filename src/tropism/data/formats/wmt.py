@@ -15,10 +15,12 @@ from tropism.data.formats.base import Format, Made, Opened, Repeats, value_of
 from tropism.data.formats.ranked import ranking
 from tropism.data.records import Record, Rejected
 from tropism.data.rows import Row, missing
-from tropism.data.strict_json import BadRow
+from tropism.data.strict_json import BadRow, short
 
 _SYSTEM = re.compile(r"system(\d+)Id")
 _UNRANKED = -1  # WMT's own mark
+_MOST_ROWS = 2000
+"""Rows of pairs that make one ranking: 63 systems, where WMT shows five to nine."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,13 @@ class WMT(Format):
             if not key:
                 yield self._made([row])
             elif key in finished:
-                yield Made((row,), reason=f"ranking {key} came before, apart from this row")
+                yield Made((row,), reason=f"ranking {short(key)} came before, apart from this row")
             else:
                 together.append(row)
+            if len(together) > _MOST_ROWS:
+                finished.add(key)
+                yield Made(tuple(together), reason=f"ranking {short(key)} has more than {_MOST_ROWS} rows")
+                together = []
         if together:
             yield self._made(together)
 
@@ -67,7 +73,7 @@ class WMT(Format):
         try:
             return Made(tuple(rows), (self._record(rows),))
         except BadRow as bad:
-            where = f"ranking {rows[0].values['rankingID']}: " if len(rows) > 1 else ""
+            where = f"ranking {short(rows[0].values['rankingID'])}: " if len(rows) > 1 else ""
             return Made(tuple(rows), reason=f"{where}{bad}")
 
     def _record(self, rows: Sequence[Row]) -> Record:
@@ -78,7 +84,7 @@ class WMT(Format):
                 raise BadRow("its rows are of several judges, segments or languages")
             for system, rank in _ranks(row):
                 if ranks.setdefault(system, rank) != rank:
-                    raise BadRow(f"{system} has rank {ranks[system]} and rank {rank}")
+                    raise BadRow(f"{short(system)} has rank {ranks[system]} and rank {rank}")
         source, target, segment, judge = _about(first)
         if first.has("rankingID") and len(rows) != len(ranks) * (len(ranks) - 1) // 2:
             first.noted["rankings with pairs that no row has"] += 1
@@ -122,5 +128,5 @@ def _ranks(row: Row) -> list[tuple[str, float | None]]:
     names = [system for system, _ in made]
     doubled = next((system for system in names if names.count(system) > 1), None)
     if doubled is not None:
-        raise BadRow(f"system {doubled} stands twice in one row")
+        raise BadRow(f"system {short(doubled)} stands twice in one row")
     return made
