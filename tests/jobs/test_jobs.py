@@ -11,7 +11,7 @@ from job_cases import COLUMNS
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tropism.errors import ConfigError, DataError, TropismError
-from tropism.jobs import evaluate, ppo, reward_fit, sample, sft
+from tropism.jobs import evaluate, ppo, reward_assess, reward_fit, sample, sft
 from tropism.jobs.config import resolve
 
 PPO = {
@@ -199,3 +199,46 @@ def test_what_cannot_be_done_is_said_with_the_fix(
         sft.run(resolve(sft.SftConfig, {}, flags), tmp_path / "out")
     assert told in f"{caught.value.problem} {caught.value.fix}"
     assert caught.value.fix
+
+
+def test_any_reward_model_is_assessed_on_data_it_has_not_seen(files: Path, reward: Path, tmp_path: Path) -> None:
+    flags = {"reward.path": str(reward), "data.source": str(files / "held-out.csv"), "data.columns": COLUMNS}
+    config = resolve(reward_assess.RewardAssessConfig, flags)
+    values = reward_assess.run(config, tmp_path / "assessment.json")
+    found = values["assessment"]
+    assert found["validation"]["accuracy"]["pairs"] == 60
+    assert found["validation"]["accuracy"]["value"] > 0.6
+    assert set(found["by_teacher"]) == {"ann", "bo", "cy"}
+    assert found["validation"]["length_only"] is not None
+    assert json.loads((tmp_path / "assessment.json").read_text()) == json.loads(json.dumps(values))
+    elsewhere = AutoModelForSequenceClassification.from_pretrained(reward)
+    elsewhere.save_pretrained(tmp_path / "elsewhere")
+    AutoTokenizer.from_pretrained(reward).save_pretrained(tmp_path / "elsewhere")
+    foreign = reward_assess.run(
+        resolve(reward_assess.RewardAssessConfig, flags | {"reward.path": str(tmp_path / "elsewhere")})
+    )
+    assert 0 <= foreign["assessment"]["validation"]["accuracy"]["value"] <= 1
+
+
+def test_rankings_of_k_are_assessed_by_top_1_and_tau(reward: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": f"q{i}",
+            "completions": ["Gladly: it is left.", "It is left.", "Ask someone else."],
+            "ranks": [1, 2, 3],
+        }
+        for i in range(12)
+    ]
+    flags = {"reward.path": str(reward), "data.source": write(tmp_path / "ranked.jsonl", *rows)}
+    found = reward_assess.run(resolve(reward_assess.RewardAssessConfig, flags))["assessment"]["rankings"]
+    assert found["rows"] == 12
+    assert found["top1_chance"] == pytest.approx(1 / 3)
+    assert -1 <= found["tau"]["value"] <= 1
+
+
+def test_candidates_without_texts_are_refused(reward: Path, tmp_path: Path) -> None:
+    head = "srclang,trglang,srcIndex,segmentId,judgeID,system1Id,system1rank,system2Id,system2rank,rankingID\n"
+    (tmp_path / "wmt.csv").write_text(head + "tur,eng,1,1,j1,a,1,b,2,7\n")
+    flags = {"reward.path": str(reward), "data.source": str(tmp_path / "wmt.csv"), "data.format": "wmt"}
+    with pytest.raises(DataError, match="has no text"):
+        reward_assess.run(resolve(reward_assess.RewardAssessConfig, flags))
