@@ -28,6 +28,7 @@ from tropism.engine.generation import check_sampling
 from tropism.engine.models import load_policy, save_policy
 from tropism.engine.scoring import check_head
 from tropism.errors import ConfigError, ModelError
+from tropism.settings.sections import check_section
 
 family = pytest.mark.parametrize("name", FAMILIES)
 IDS = torch.tensor([[1, *range(5, 30)]])
@@ -216,6 +217,32 @@ def test_another_method_is_refused_by_name(tmp_path: Path) -> None:
     get_peft_model(base, config).save_pretrained(tmp_path / "ia3")
     with pytest.raises(ModelError, match="IA3"):
         load_policy(tmp_path / "ia3")
+
+
+def test_an_adapted_head_is_taken_unless_it_is_tied_to_the_embedding(tmp_path: Path) -> None:
+    """Merged into tied weights, it would change the embedding too."""
+    for tied in (False, True):
+        save_policy(llama(tie_word_embeddings=tied), word_tokenizer(), tmp_path / f"base-{tied}")
+        base = AutoModelForCausalLM.from_pretrained(tmp_path / f"base-{tied}")
+        config = LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+        theirs = says_something(get_peft_model(base, config))
+        theirs.save_pretrained(tmp_path / f"head-{tied}")
+        if tied:
+            with pytest.raises(ModelError, match="tied to the embedding"):
+                load_policy(tmp_path / "head-True")
+        else:
+            ours = load_policy(tmp_path / "head-False")[0]
+            check_head(ours)
+            torch.testing.assert_close(logits(ours), logits(theirs), atol=1e-5, rtol=0)
+            torch.testing.assert_close(logits(merged_copy(ours)), logits(theirs), atol=1e-4, rtol=0)
+
+
+def test_settings_are_read_as_toml_gives_them() -> None:
+    given = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj"], "save": "adapter"}
+    read = check_section(LoraSettings, "lora", given)
+    assert read == LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "v_proj"), save="adapter")
+    with pytest.raises(ConfigError, match=r"lora\.rnk"):
+        check_section(LoraSettings, "lora", {"rnk": 4})
 
 
 def test_adapters_on_adapters_are_refused(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from fixtures import BOS, EOS, FP32, llama, policy_of, trainer_of, word_tokenizer
 from tropism.engine.chat import chat_mode, set_chat
@@ -127,6 +127,54 @@ def test_merged_tokens_inside_the_answer_are_those_of_the_whole() -> None:
     made = policy.encode_task(CHAT) + policy.encode_completion("w3 w4", payload=CHAT)
     assert made == ids[: len(made)]
     assert made[-2] == 64
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+BRACKETS = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token if loop.first }}[INST] {{ m['content'] }} [/INST]"
+    "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def merging(kind: str) -> PreTrainedTokenizerFast:
+    """A tokenizer as models have them: byte-level BPE, or BPE on words that carry their space."""
+    inner = Tokenizer(models.BPE(unk_token="<unk>"))
+    byte_level = kind == "bytes"
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False) if byte_level else pre_tokenizers.Metaspace()
+    inner.decoder = decoders.ByteLevel() if byte_level else decoders.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if byte_level else ["\n", "[", "/", "]"],
+        show_progress=False,
+    )
+    inner.train_from_iterator(["how are you user assistant fine thanks INST"] * 9, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["bytes", "spaces"])
+@pytest.mark.parametrize(("template", "ends"), [(CHATML, "<|im_end|>"), (BRACKETS, "</s>")])
+def test_prompt_and_answer_are_the_ids_of_the_whole_conversation(kind: str, template: str, ends: str) -> None:
+    """Two templates in wide use, two kinds of tokenizers: what SFT trains is what the model's own template writes, and
+    what a policy samples behind the prompt decodes to the answer."""
+    tokenizer = merging(kind)
+    policy = LanguagePolicy(llama(vocab_size=len(tokenizer)), tokenizer, frozenset({2})).with_chat("auto", template)
+    payload = {"prompt": "", "messages": [{"role": "user", "content": "how are you"}]}
+    asked, answered = policy.pair(payload, "fine thanks")
+    given = [*payload["messages"], {"role": "assistant", "content": "fine thanks"}]  # type: ignore[misc]
+    whole = tokenizer.apply_chat_template(given, tokenize=True)["input_ids"]
+    assert [*asked, *answered] == whole[: len(asked) + len(answered)]
+    assert tokenizer.convert_ids_to_tokens(answered[-1]) == ends
+    assert answered[-1] in policy.eos
+    assert policy.encode_completion("fine thanks", ended=False, payload=payload) == answered[:-1]
+    assert policy.decode(answered).strip() == "fine thanks"
+    assert whole.count(1) == (template == BRACKETS)
 
 
 def test_messages_without_a_template_name_the_fix() -> None:

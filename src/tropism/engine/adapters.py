@@ -182,8 +182,8 @@ def base_of(folder: Path) -> str | None:
 def load_adapters(model: PreTrainedModel, folder: Path) -> None:
     """Add a folder's adapters to its base model, in place; they are trainable, the base is frozen.
 
-    ModelError for another method than LoRA, for whole modules saved beside the adapters, for weights that are missing,
-    do not fit, or are pickled.
+    ModelError for another method than LoRA, for whole modules saved beside the adapters, for an adapted head that is
+    tied to the embedding, for weights that are missing, do not fit, or are pickled.
     """
     from peft import LoraConfig, PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
 
@@ -206,6 +206,9 @@ def load_adapters(model: PreTrainedModel, folder: Path) -> None:
         raise ModelError(
             f"the adapters in {folder} do not fit their base model: {first}", "name the base they were trained on"
         ) from error
+    outer = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if any(map(_is_layer, outer)) and outer[0].weight is outer[1].weight:
+        raise ModelError(f"the adapters in {folder} adapt a head that is tied to the embedding", merge)
     missing = [k for k in result.missing_keys if ".lora_" in k]
     if missing or result.unexpected_keys:
         named = ", ".join([*missing, *result.unexpected_keys][:3])
