@@ -7,7 +7,7 @@ counted by name, what cannot be used comes out as ``Rejected``. Left out: writin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,9 @@ def is_datasets_folder(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
-def rows_of_file(path: Path, options: FileOptions, counts: Counts, name: str = "") -> Iterator[Row | Rejected]:
+def rows_of_file(
+    path: Path, options: FileOptions, counts: Counts, name: str = ""
+) -> Generator[Row | Rejected, None, None]:
     """Every row of a file. ``name`` is what its description calls it (its own name).
 
     Errors: DataError if the file as a whole cannot be used.

@@ -5,7 +5,7 @@ Left out: what the rows mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from tropism.digests import digest_file
 from tropism.errors import DataError
 from tropism.feedback.records import Split
 
+_MOST_COLUMNS = 1000
+"""Names of columns that are remembered for the description."""
+
 
 class OpenedSource:
     """The files of a source. ``begin`` starts a reading, ``finish`` completes its description.
@@ -44,22 +47,19 @@ class OpenedSource:
         self._saved = not self._hub and is_datasets_folder(Path(source))
         if not self._hub and not self._saved:
             self.paths = data_files(source)
-        self._open: list[Iterator[Row | Rejected]] = []
+        self._open: list[Generator[Row | Rejected, None, None]] = []
         self._read: set[Path] = set()
 
     def begin(self, counts: Counts) -> None:
         """A new reading, from the beginning."""
+        self._close()
         self.counts = counts
         self.columns_found = set()
         self._read = set()
 
     def finish(self) -> None:
         """Describe the files that were not read to their end (a limit), or were not read as files."""
-        for iterator in self._open:
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                close()
-        self._open = []
+        self._close()
         described = {entry["name"] for entry in self.counts.files}
         paths = [path for path in self.paths if path in self._read]
         if self._saved:
@@ -71,14 +71,20 @@ class OpenedSource:
                 )
         self.counts.files.sort(key=lambda entry: str(entry["name"]))
 
+    def _close(self) -> None:
+        for rows in self._open:
+            rows.close()
+        self._open = []
+
     def not_read(self) -> list[str]:
         """The data files that no row was asked of: the format has no use for them, or a limit came first."""
         return [self._shown(path) for path in self.paths if path not in self._read]
 
     def options_set(self) -> dict[str, Any]:
         """The files' options that are not the usual ones."""
+        usual = FileOptions()
         made = {f.name: getattr(self.options, f.name) for f in fields(FileOptions)}
-        return {f.name: made[f.name] for f in fields(FileOptions) if made[f.name] != f.default}
+        return {name: held for name, held in made.items() if held != getattr(usual, name)}
 
     def rows(self, only: str = "") -> Iterator[Row | Rejected]:
         """Rows of all files, or of those whose name begins with ``only``.
@@ -117,7 +123,8 @@ class OpenedSource:
                 yield Rejected(row.line, row.reason, file)
                 continue
             row.file, row.split = file, row.split or split
-            self.columns_found.update(row.values)
+            if len(self.columns_found) < _MOST_COLUMNS:  # rows of JSON may each have names of their own
+                self.columns_found.update(row.values)
             reason = self._rename(row)
             yield Rejected(row.line, reason, file) if reason else row
 

@@ -7,6 +7,7 @@ every row. Left out: writing (``exporting.py``), and splits that a source does n
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
@@ -65,8 +66,6 @@ class Source:
         )
         rejected = records = 0
         for made in self.format.stream(self._opened):
-            if self._limit is not None and reading.rows >= self._limit:
-                break
             for one in self._taken(made, repeats):
                 if isinstance(one, Record):
                     records += 1
@@ -74,6 +73,8 @@ class Source:
                     rejected += 1
                     self._check_rejected(rejected, records, one)
                 yield one
+            if self._limit is not None and reading.rows >= self._limit:
+                break
         self._opened.finish()
         reading.source = self._description(records, rejected)
 
@@ -250,6 +251,9 @@ def _recognised(opened: OpenedSource) -> type[Format]:
 
 def _check_columns(columns: Mapping[str, str], kinds: Sequence[type[Format]]) -> None:
     known = list(dict.fromkeys(column for kind in kinds for column in kind.columns))
+    doubled = next((name for name, count in Counter(columns.values()).items() if count > 1), None)
+    if doubled is not None:
+        raise DataError(f"the column map gives the source's column {doubled!r} two names", "map each column once")
     for ours in columns:
         if ours not in known:
             near = difflib.get_close_matches(ours, known, 1)
