@@ -18,7 +18,7 @@ from tropism import Study
 from tropism.digests import digest_folder
 from tropism.engine.adapters import has_adapters
 from tropism.engine.models import load_policy, save_policy
-from tropism.errors import ConfigError
+from tropism.errors import ConfigError, DataError, ModelError
 from tropism.language.policy import LanguagePolicy
 
 RECIPE = """
@@ -155,3 +155,17 @@ def test_every_policy_has_a_card_that_says_what_it_is(mine: Path, tmp_path: Path
         text = (folders["improve-2"] / "README.md").read_text()
         assert f"| sequence KL, mean of k1 (nats) | {values['improve-2']['last']['kl/ref_k1']:.4g} |" in text
         assert "low (Python), weight" in text
+
+
+def test_prompts_that_are_chats_are_checked_before_anything_is_trained(mine: Path, tmp_path: Path) -> None:
+    """Without a template they are refused at once; with one, a chat that leaves no room to answer is named."""
+    rows = [
+        {"prompt": f"w{i}", "messages": [{"role": "user", "content": f"w{i} " * (61 if i == 7 else 2)}]}
+        for i in range(20)
+    ]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    over: dict[str, Any] = {"world__prompts": str(tmp_path / "chats.jsonl"), "sft__demonstrations": 0}
+    with pytest.raises(ModelError, match="the tokenizer has no chat template"):
+        ran(mine, tmp_path / "a", **over)
+    with pytest.raises(DataError, match=r"has 64 tokens; with sampling.max_new_tokens = 4 it leaves the context of 64"):
+        ran(mine, tmp_path / "b", **over, model__chat_template=str(mine / "chat.jinja"))

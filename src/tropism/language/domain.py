@@ -297,15 +297,28 @@ class LanguageDomain:
         return self.world.name if path is None else Path(path).name if Path(path).exists() else path
 
     def _check_lengths(self, policy: LanguagePolicy) -> None:
-        """DataError for the first prompt of a user's file that leaves no room to answer, before anything is trained."""
+        """DataError for the first prompt of a user's file that leaves no room to answer, before anything is trained;
+        ModelError where it is a chat and there is no template."""
         room = context_length(policy.model) - self.config.sampling.max_new_tokens
-        for prompt in sorted(getattr(self.world, "prompts", ())):
-            if (tokens := len(policy.encode_task({"prompt": prompt}))) > room:
+        for payload in self._own_payloads():
+            if (tokens := len(policy.encode_task(payload))) > room:
                 raise DataError(
-                    f"prompt {prompt!r:.60} has {tokens} tokens; with sampling.max_new_tokens = "
+                    f"prompt {payload['prompt']!r:.60} has {tokens} tokens; with sampling.max_new_tokens = "
                     f"{self.config.sampling.max_new_tokens} it leaves the context of {context_length(policy.model)}",
                     "shorten the prompt, lower sampling.max_new_tokens, or take a model with a longer context",
                 )
+
+    def _own_payloads(self) -> list[Mapping[str, Any]]:
+        """The payloads of all tasks of a world that has a file of prompts, by their prompts."""
+        count = len(getattr(self.world, "prompts", ()))
+        found: list[Mapping[str, Any]] = []
+        splits: tuple[Split, ...] = ("train", "validation", "test") if count else ()
+        for split in splits:
+            try:
+                found += [t.payload for t in self.world.tasks(split, count, FROZEN)]
+            except DataError:  # a split without prompts: whoever needs one says so
+                continue
+        return sorted(found, key=lambda payload: str(payload["prompt"]))
 
     def _gold_of(self, pairs: Sequence[tuple[Task, Candidate]]) -> list[float] | None:
         found = [self.world.gold(t, str(c.content["text"])) for t, c in pairs]
