@@ -122,6 +122,28 @@ def test_folders_that_datasets_saved(tmp_path: Path) -> None:
         read(tmp_path / "parts", parts=["dev"])
 
 
+def test_parts_that_are_no_split_are_groups(tmp_path: Path) -> None:
+    import datasets
+
+    one = datasets.Dataset.from_list(ROWS[:1])
+    parts = datasets.DatasetDict({"train_sft": one, "helpful": datasets.Dataset.from_list(ROWS[1:2])})
+    parts.save_to_disk(str(tmp_path / "d"))
+    made = read(tmp_path / "d").records
+    assert [(r.split, r.group) for r in made] == [("train", ""), (None, "helpful")]
+    assert len(read(tmp_path / "d", parts="helpful").records) == 1
+
+
+def test_a_datasets_folder_whose_data_are_damaged(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_list(ROWS * 50).save_to_disk(str(tmp_path / "d"))
+    (arrow,) = (tmp_path / "d").glob("*.arrow")
+    content = arrow.read_bytes()
+    arrow.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="no usable datasets folder|cannot be read further"):
+        read(tmp_path / "d")
+
+
 def test_a_folder_of_files(tmp_path: Path) -> None:
     (tmp_path / "train-00000.jsonl").write_bytes(jsonl(ROWS[:3]))
     (tmp_path / "test.csv").write_bytes(csv_of(ROWS[3:]))
@@ -173,6 +195,8 @@ def test_a_column_separator_that_is_no_comma(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="separated by ';'"):
         read(tmp_path / "a.csv")
     assert len(read(tmp_path / "a.csv", delimiter=";").records) == 5
+    with pytest.raises(DataError, match="delimiter is ';;'"):
+        read(tmp_path / "a.csv", delimiter=";;")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tropism.data.inflating import FileBytes
 from tropism.data.lines import Counts, FileOptions, Lines
 from tropism.data.records import Rejected
 from tropism.data.rows import Row, kind_of
-from tropism.data.strict_json import BadRow, check, parse
+from tropism.data.strict_json import BadRow, Doubled, check, parse, short
 from tropism.errors import DataError
 from tropism.feedback.records import Split
 
@@ -198,13 +198,17 @@ def _whole(stored: FileBytes, counts: Counts) -> str:
 
 def _elements(document: Any, path: Path) -> Iterator[tuple[str, Any]]:
     """(subset, element): of a list, of an object's only list, or of the several lists it holds by name."""
+    if isinstance(document, Doubled):
+        raise DataError(f"{path}: key {short(document.key)!r} stands twice in one object", "name each list once")
     if isinstance(document, list):
         yield from (("", element) for element in document)
         return
-    lists = {key: held for key, held in document.items() if isinstance(held, list)} if type(document) is dict else {}
+    lists = (
+        {key: held for key, held in document.items() if isinstance(held, list)} if isinstance(document, dict) else {}
+    )
     if not lists or any(isinstance(held, dict) for held in document.values()):
-        keys = ", ".join(map(repr, list(document)[:5])) if isinstance(document, dict) else ""
-        what = f"an object with {keys}" if keys else f"a {kind_of(document)}"
+        keys = ", ".join(repr(short(key)) for key in list(document)[:5]) if isinstance(document, dict) else ""
+        what = f"an object with {keys}" if keys else f"{kind_of(document)}"
         raise DataError(
             f"{path} holds {what}, not a list", "give a JSON list of objects, or an object that holds one list"
         )
@@ -214,7 +218,7 @@ def _elements(document: Any, path: Path) -> Iterator[tuple[str, Any]]:
 
 def _object(number: int, value: Any) -> Row:
     if not isinstance(value, dict):
-        raise BadRow(f"a {kind_of(value)}, not an object with columns")
+        raise BadRow(f"{kind_of(value)}, not an object with columns")
     check(value)
     return Row(number, value)
 

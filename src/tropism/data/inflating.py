@@ -83,8 +83,9 @@ class FileBytes(io.RawIOBase):
 
     def _check_name(self) -> None:
         """The name says whether the file is compressed: one that lies is refused, not guessed at."""
-        head = self._file.read(6)
+        head = self._stored(6)
         self._file.seek(0)
+        self._hash, self.size = hashlib.sha256(), 0
         for suffix, magic in _MAGIC.items():
             if head.startswith(magic) and suffix != self._codec:
                 self.close()

@@ -44,6 +44,12 @@ class FileOptions:
     config: str | None = None
     revision: str | None = None
 
+    def __post_init__(self) -> None:
+        if len(self.delimiter) > 1 or self.delimiter in ('"', "\n", "\r"):
+            raise DataError(f"delimiter is {self.delimiter!r}", "give one character, as ';'")
+        if isinstance(self.parts, str):
+            object.__setattr__(self, "parts", (self.parts,))
+
 
 class Lines:
     """The lines of a file: (number from 1, text or the reason why there is none).

@@ -21,7 +21,7 @@ from tropism.data.files import (
 )
 from tropism.data.lines import Counts, FileOptions
 from tropism.data.records import Rejected
-from tropism.data.rows import Row, missing
+from tropism.data.rows import Row
 from tropism.digests import digest_file
 from tropism.errors import DataError
 from tropism.feedback.records import Split
@@ -96,7 +96,8 @@ class OpenedSource:
             parts = tables.hub_rows if self._hub else tables.datasets_rows
             source: Any = self.name if self._hub else Path(self.name)
             for part, rows in parts(source, self.options, self.counts):
-                yield from self._mapped(rows, part, split_of_name(part))
+                split = split_of_name(part)
+                yield from self._mapped(rows, part, split, subset="" if split else part)
             return
         several = len(self.paths) > 1
         splits = {path: split_of_name(path.name) for path in self.paths}
@@ -117,21 +118,23 @@ class OpenedSource:
             self._read.add(path)
             yield path, tables.npz_arrays(path)
 
-    def _mapped(self, rows: Iterator[Row | Rejected], file: str, split: Split | None) -> Iterator[Row | Rejected]:
+    def _mapped(
+        self, rows: Iterator[Row | Rejected], file: str, split: Split | None, subset: str = ""
+    ) -> Iterator[Row | Rejected]:
         for row in rows:
             if isinstance(row, Rejected):
                 yield Rejected(row.line, row.reason, file)
                 continue
-            row.file, row.split = file, row.split or split
+            row.file, row.split, row.subset = file, row.split or split, row.subset or subset
             if len(self.columns_found) < _MOST_COLUMNS:  # rows of JSON may each have names of their own
                 self.columns_found.update(row.values)
-            reason = self._rename(row)
-            yield Rejected(row.line, reason, file) if reason else row
+            self._rename(row)
+            yield row
 
-    def _rename(self, row: Row) -> str:
+    def _rename(self, row: Row) -> None:
         """Give the row's columns our names. A column that has one of them already is kept as ``… (of the source)``."""
         if not self._columns:
-            return ""
+            return
         theirs = {name: ours for ours, name in self._columns.items()}
         made: dict[str, Any] = {}
         for name, value in row.values.items():
@@ -139,11 +142,7 @@ class OpenedSource:
                 made[theirs[name]] = value
             else:
                 made[f"{name} (of the source)" if name in self._columns else name] = value
-        absent = [name for ours, name in self._columns.items() if name not in row.values]
-        if absent and len(absent) == len(self._columns):
-            return missing(absent[0], row.values)
-        row.values = made
-        return ""
+        row.values, row.theirs = made, self._columns
 
     def _shown(self, path: Path) -> str:
         """A file's name within the source."""

@@ -34,8 +34,8 @@ _ROLES = {
 class Row:
     """Columns of one row. ``typed`` is False where every cell is text (CSV): numbers are then read from it.
 
-    ``counts`` has what was repaired (``repaired: …``), noted or left out while the row was read; it is added to the
-    reading's counts only if the row is taken.
+    What was ``repaired``, ``noted`` or ``left_out`` while the row was read is added to the reading's counts only if the
+    row is taken.
     """
 
     line: int
@@ -46,6 +46,8 @@ class Row:
     """What the file's name or the part of a ``datasets`` folder says."""
     subset: str = ""
     """The key of an object of lists."""
+    theirs: Mapping[str, str] = field(default_factory=dict)
+    """The column map: our names to the source's, for messages."""
     used: set[str] = field(default_factory=set)
     repaired: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)
@@ -58,9 +60,15 @@ class Row:
     def get(self, column: str) -> Any:
         """A column's value. Errors: BadRow if there is no such column."""
         if column not in self.values:
-            raise BadRow(missing(column, self.values))
+            raise BadRow(self.missing(column))
         self.used.add(column)
         return self.values[column]
+
+    def missing(self, column: str) -> str:
+        """What to say of a column that is not there."""
+        name = self.theirs.get(column, column)
+        said = missing(name, self.values)
+        return said if name == column else f"{said}; the column map gives it as {column}"
 
     def maybe(self, column: str) -> Any:
         """A column's value, or None where the row has none."""
@@ -108,14 +116,14 @@ class Row:
         """A list; a cell of CSV may hold it as JSON. Errors: BadRow."""
         value = self._cell(column)
         if not isinstance(value, list):
-            raise BadRow(f"{column} is a {kind_of(value)}, not a list")
+            raise BadRow(f"{column} is {kind_of(value)}, not a list")
         return value
 
     def object(self, column: str) -> dict[str, Any]:
         """An object; a cell of CSV may hold it as JSON. Errors: BadRow."""
         value = self._cell(column)
         if not isinstance(value, dict):
-            raise BadRow(f"{column} is a {kind_of(value)}, not an object")
+            raise BadRow(f"{column} is {kind_of(value)}, not an object")
         return value
 
     def prompt(self, column: str = "prompt") -> Prompt:
@@ -156,7 +164,7 @@ class Row:
 def text_of(value: Any, name: str, *, empty: bool = False) -> str:
     """A text that holds something. Errors: BadRow."""
     if not isinstance(value, str):
-        raise BadRow(f"{name} is a {kind_of(value)}, not text")
+        raise BadRow(f"{name} is {kind_of(value)}, not text")
     if not empty and not value.strip():
         raise BadRow(f"{name} is empty")
     if "\0" in value:
@@ -181,7 +189,7 @@ def messages(value: list[Any], name: str, repaired: Counter[str]) -> tuple[Messa
 def message(value: Any, name: str, repaired: Counter[str]) -> Message:
     """One chat message. Keys other than role and content are kept. Errors: BadRow."""
     if not isinstance(value, Mapping):
-        raise BadRow(f"{name} is a {kind_of(value)}, not a message with role and content")
+        raise BadRow(f"{name} is {kind_of(value)}, not a message with role and content")
     if "from" in value and "role" not in value:
         role = _ROLES.get(value["from"]) if isinstance(value["from"], str) else None
         if role is None:
@@ -201,16 +209,18 @@ def message(value: Any, name: str, repaired: Counter[str]) -> Message:
 
 def missing(column: str, columns: Iterable[str]) -> str:
     """What to say of a column that is not there: which there are, and which is nearest."""
-    there = list(columns)
+    there = list(columns)[:100]
     near = difflib.get_close_matches(column, there, 1, 0.5) if there else []
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {short(near[0])}?" if near else ""
     return f"column {column} is missing (there are {short(', '.join(there)) if there else 'none'}{hint})"
 
 
 def kind_of(value: Any) -> str:
-    """JSON's word for a value's type."""
-    names = {dict: "object", list: "list", str: "text", bool: "truth value", int: "number", float: "number"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+    """JSON's word for a value's type, with its article."""
+    names: dict[type, str] = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number"}
+    if value is None or isinstance(value, dict):
+        return "a null" if value is None else "an object"
+    return names.get(type(value), f"a {type(value).__name__}")
 
 
 def _joined(parts: list[Any], name: str) -> str:

@@ -158,9 +158,8 @@ def parquet_rows(stored: FileBytes, counts: Counts) -> Iterator[Row | Rejected]:
                 for values in batch.to_pylist():
                     number += 1
                     yield json_row(number, values, counts.repaired)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"{stored.path} is no usable Parquet file: {said:.200}", "write it again") from error
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            raise DataError(f"{stored.path} is no usable Parquet file: {_said(error)}", "write it again") from error
 
 
 def datasets_rows(path: Path, options: FileOptions, counts: Counts) -> Iterator[tuple[str, Iterator[Row | Rejected]]]:
@@ -169,11 +168,11 @@ def datasets_rows(path: Path, options: FileOptions, counts: Counts) -> Iterator[
 
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no usable datasets folder: {error}", "save it again with save_to_disk") from error
+    except Exception as error:
+        raise DataError(f"{path} is no usable datasets folder: {_said(error)}", "save it with save_to_disk") from error
     parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
     for part in _wanted(parts, options, str(path)):
-        yield part, _mapped(parts[part], counts)
+        yield part, _mapped(parts[part], str(path), counts)
 
 
 def hub_rows(name: str, options: FileOptions, counts: Counts) -> Iterator[tuple[str, Iterator[Row | Rejected]]]:
@@ -185,12 +184,12 @@ def hub_rows(name: str, options: FileOptions, counts: Counts) -> Iterator[tuple[
         loaded = datasets.load_dataset(name, options.config, revision=options.revision, streaming=True)
     except Exception as error:
         raise DataError(
-            f"the data set {name} cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0]:.200}",
+            f"the data set {name} cannot be loaded: {_said(error)}",
             "check its name and the connection, or give a file or folder",
         ) from error
     parts = dict(loaded)
     for part in _wanted(parts, options, name):
-        yield part, _mapped(parts[part], counts)
+        yield part, _mapped(parts[part], name, counts)
 
 
 def json_row(number: int, values: Mapping[str, Any], repaired: Counter[str]) -> Row | Rejected:
@@ -233,9 +232,22 @@ def _wanted(parts: Iterable[str], options: FileOptions, shown: str) -> list[str]
     return [part for part in there if not options.parts or part in options.parts]
 
 
-def _mapped(part: Iterable[Mapping[str, Any]], counts: Counts) -> Iterator[Row | Rejected]:
-    for number, values in enumerate(part, 1):
+def _mapped(part: Iterable[Mapping[str, Any]], shown: str, counts: Counts) -> Iterator[Row | Rejected]:
+    rows = enumerate(part, 1)
+    while True:
+        try:
+            number, values = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # of Arrow, of a decoder, of the network
+            raise DataError(f"{shown} cannot be read further: {_said(error)}", "save or fetch it again") from error
         yield json_row(number, values, counts.repaired)
+
+
+def _said(error: Exception) -> str:
+    """An error of a library in one line."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]:.200}"
 
 
 def _copy(stored: FileBytes, plain: IO[bytes]) -> None:
@@ -264,7 +276,8 @@ def npz_arrays(path: Path) -> dict[str, Any]:
         with tempfile.TemporaryFile() as plain:
             file: Any = path
             if path.suffix.lower() in (".gz", ".xz"):
-                _copy(FileBytes(path), plain)
+                with FileBytes(path) as stored:
+                    _copy(stored, plain)
                 file = plain
             with zipfile.ZipFile(file) as archive:
                 _check_zip(archive, path)

@@ -13,7 +13,7 @@ from tropism.data.formats.base import Format, common, value_of
 from tropism.data.formats.chat import answer_of, candidate_of, dialogue
 from tropism.data.formats.demonstrations import answer_column
 from tropism.data.records import Record
-from tropism.data.rows import Row, missing
+from tropism.data.rows import Row
 from tropism.data.strict_json import BadRow
 
 
@@ -47,7 +47,7 @@ class Critiques(Format):
                 raise BadRow("the correction is the answer itself")
             said.append(("correction", {}, mended))
         if not said:
-            raise BadRow(missing("critique", row.values))
+            raise BadRow(row.missing("critique"))
         shared = common(row)
         for kind, raw, text in said:
             value = value_of(kind, raw, 1)

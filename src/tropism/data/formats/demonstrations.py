@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from tropism.data.formats.base import Format, Repeats, common
 from tropism.data.formats.chat import answer_of, candidate_of, dialogue, last_turn
 from tropism.data.records import Message, Prompt, Record
-from tropism.data.rows import Row, kind_of, missing, text_of
+from tropism.data.rows import Row, kind_of, text_of
 from tropism.data.strict_json import BadRow
 
 ANSWER_COLUMNS = ("completion", "answer", "response", "output")
@@ -83,7 +83,7 @@ def answer_column(row: Row) -> str:
     """The column of a row's only answer. Errors: BadRow if there is none."""
     found = next((column for column in ANSWER_COLUMNS if column in row.values), None)
     if found is None:
-        raise BadRow(missing("completion", row.values))
+        raise BadRow(row.missing("completion"))
     return found
 
 
@@ -96,7 +96,7 @@ def conversation(row: Row, column: str) -> tuple[Prompt, str]:
     """The messages before the last one, and what the assistant says in that. Errors: BadRow."""
     found = row.messages_in(column)
     if found is None:
-        raise BadRow(f"{column} is a {kind_of(row.values[column])}, not a list of messages")
+        raise BadRow(f"{column} is {kind_of(row.values[column])}, not a list of messages")
     if row.has("system"):
         system: Message = {"role": "system", "content": row.text("system")}
         found = (system, *found)
@@ -117,7 +117,7 @@ def _instructed(row: Row) -> Iterator[tuple[Prompt, str]]:
     for place, one in enumerate(instances, 1):
         name = f"instances[{place}]"
         if not isinstance(one, dict):
-            raise BadRow(f"{name} is a {kind_of(one)}, not an object with input and output")
+            raise BadRow(f"{name} is {kind_of(one)}, not an object with input and output")
         given = text_of(_or_empty(one.get("input")), f"{name}.input", empty=True)
         yield instruction_text(instruction, given), text_of(one.get("output"), f"{name}.output")
 

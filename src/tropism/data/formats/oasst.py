@@ -131,11 +131,11 @@ def _replies(message: dict[str, Any], row: Row) -> list[dict[str, Any]]:
     """The replies that are there and were not deleted. Errors: BadRow where one is no message."""
     given = message.get("replies") or []
     if not isinstance(given, list):
-        raise BadRow(f"replies is a {kind_of(given)}, not a list")
+        raise BadRow(f"replies is {kind_of(given)}, not a list")
     kept = []
     for reply in given:
         if not isinstance(reply, dict):
-            raise BadRow(f"a reply is a {kind_of(reply)}, not a message")
+            raise BadRow(f"a reply is {kind_of(reply)}, not a message")
         if reply.get("deleted") is True:
             row.left_out["deleted messages"] += 1
             continue

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from tropism.data.formats.base import Format, common, value_of
 from tropism.data.formats.chat import Answer, answer_of, candidate_of, dialogue
 from tropism.data.records import Prompt, Record
-from tropism.data.rows import Row, missing
+from tropism.data.rows import Row
 from tropism.data.strict_json import BadRow, short
 
 Choice = Literal["a", "b", "tie"]
@@ -97,7 +97,7 @@ def _prompt(row: Row) -> Prompt | None:
     # no column at all, in any row of a table: the prompt stands inside the answers
     if "prompt" not in row.values:
         if not {"chosen", "first"} & set(row.values):
-            raise BadRow(missing("prompt", row.values))
+            raise BadRow(row.missing("prompt"))
         return None
     return row.prompt()
 
@@ -107,7 +107,7 @@ def _split(prompt: Prompt | None, first: Answer, second: Answer, row: Row) -> tu
         return dialogue(prompt, [first, second], row)
     except BadRow as bad:
         if prompt is None:
-            raise BadRow(f"{missing('prompt', row.values)}, and {bad}") from bad
+            raise BadRow(f"{row.missing('prompt')}, and {bad}") from bad
         raise
 
 

@@ -15,7 +15,7 @@ from tropism.data.formats.chat import Answer, answer_of, candidate_of, dialogue
 from tropism.data.formats.demonstrations import instruction_text
 from tropism.data.formats.pairs import choice_of_label
 from tropism.data.records import Prompt, Record
-from tropism.data.rows import Row, missing, number_of
+from tropism.data.rows import Row, number_of
 from tropism.data.strict_json import BadRow, short
 from tropism.errors import DataError
 
@@ -67,7 +67,7 @@ class Votes(Format):
         """One comparison per vote."""
         names = next((names for names in _ANSWERS if names[0] in row.values), None)
         if names is None:
-            raise BadRow(missing("first", row.values))
+            raise BadRow(row.missing("first"))
         answers = [self._answer(row, name) for name in names]
         if answers[0] == answers[1]:
             raise BadRow("the two answers are identical")
@@ -102,7 +102,7 @@ class Votes(Format):
         columns = _annotators(row)
         by_name = "votes" in row.values
         if not columns and not by_name:
-            raise BadRow(missing("votes", row.values))
+            raise BadRow(row.missing("votes"))
         given = row.object("votes") if by_name else {column: _number(row, column) for column in columns}
         coding = self.coding or ("first-second" if by_name else "tie-first-second")
         for name, vote in given.items():

@@ -14,7 +14,7 @@ from typing import ClassVar
 from tropism.data.formats.base import Format, Made, Opened, Repeats, value_of
 from tropism.data.formats.ranked import ranking
 from tropism.data.records import Record, Rejected
-from tropism.data.rows import Row, missing
+from tropism.data.rows import Row
 from tropism.data.strict_json import BadRow, short
 
 _SYSTEM = re.compile(r"system(\d+)Id")
@@ -110,7 +110,7 @@ def _about(row: Row) -> tuple[str, str, str, str]:
     columns = ("srclang", "trglang", "segmentId", judge)
     for column in columns:
         if not row.has(column):
-            raise BadRow(missing(column, row.values))
+            raise BadRow(row.missing(column))
     source, target, segment, by = (str(row.name(column)) for column in columns)
     return source, target, segment, by
 
