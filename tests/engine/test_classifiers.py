@@ -18,17 +18,18 @@ from transformers import (
 )
 
 from encoders import ENCODERS, save_encoder
-from fixtures import EOS, PAD, gemma2, gpt2, llama, word_tokenizer
+from families import FAMILIES as DECODERS
+from families import LORA
+from fixtures import EOS, PAD, llama, word_tokenizer
+from tropism.engine.adapters import add_lora
 from tropism.engine.batch import TokenBatch
 from tropism.engine.classifiers import PAD as NEW_PAD
 from tropism.engine.classifiers import Classifier, load_classifier
-from tropism.engine.models import save_policy
+from tropism.engine.models import load_policy, save_policy
 from tropism.errors import ModelError
 from tropism.runtime.precision import Precision
 
-DECODERS = {"llama": llama, "gpt2": gpt2, "gemma2": gemma2}
 FAMILIES = pytest.mark.parametrize("family", [*DECODERS, *ENCODERS])
-ENDS_PADS = pytest.mark.parametrize("pad", ["<pad>", "<eos>"])
 
 
 def folder_of(family: str, folder: Path, pad: str = "<pad>", dtype: torch.dtype = torch.float32) -> Path:
@@ -145,7 +146,7 @@ def test_company_padding_and_what_is_in_it_change_nothing(family: str, tmp_path:
     torch.testing.assert_close(padded, together, atol=5e-6, rtol=5e-6)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "mistral"])
 def test_plain_transformers_padded_on_the_left_agrees(family: str, tmp_path: Path) -> None:
     made = classifier_of(family, tmp_path / "base")
     save_policy(made.model, made.tokenizer, tmp_path / "reward")
@@ -213,6 +214,31 @@ def test_dropout_is_off_after_loading(family: str, tmp_path: Path) -> None:
     assert not torch.equal(scored(made, *rows()), scored(made, *rows()))
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi"])
+def test_a_policy_with_adapters_is_merged_first(family: str, tmp_path: Path) -> None:
+    """Kept as adapters beside their base, or merged on saving: the same trunk under the same head."""
+    save_policy(DECODERS[family](), word_tokenizer(), tmp_path / "base")
+    policy, tokenizer = load_policy(tmp_path / "base")
+    add_lora(policy, LORA, 7, base=str(tmp_path / "base"))
+    with torch.no_grad():
+        for key, parameter in policy.named_parameters():
+            if ".lora_B." in key:
+                parameter.add_(0.05)
+    save_policy(policy, tokenizer, tmp_path / "adapter", adapters="adapter")
+    save_policy(policy, tokenizer, tmp_path / "merged")
+    plain, kept, merged = (scored(load_classifier(tmp_path / n), *rows()) for n in ("base", "adapter", "merged"))
+    torch.testing.assert_close(kept, merged, atol=5e-6, rtol=5e-6)
+    assert (kept - plain).abs().max() > 1e-3
+
+
+def test_the_end_of_a_templates_turn_ends_a_text(tmp_path: Path) -> None:
+    tokenizer = word_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["w9"]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} w9 {% endfor %}"
+    save_policy(llama(), tokenizer, tmp_path)
+    assert load_classifier(tmp_path).eos == {EOS, 13}
+
+
 def test_several_ends_of_a_policy_are_kept(tmp_path: Path) -> None:
     model = llama()
     model.generation_config.eos_token_id = [EOS, 9]
@@ -254,7 +280,7 @@ def test_missing_trunk_weights_are_refused(tmp_path: Path) -> None:
 def test_trunk_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     folder_of("llama", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
     with pytest.raises(ModelError, match="do not fill the model"):
         load_classifier(tmp_path)
 

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 from reward_cases import given
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from encoders import save_encoder
 from fixtures import FP32, gpt2, llama, policy_of, word_tokenizer
+from tropism.engine.adapters import LoraSettings
 from tropism.engine.classifiers import load_classifier
 from tropism.engine.models import save_policy
-from tropism.errors import InterruptedRun
+from tropism.errors import ConfigError, InterruptedRun
 from tropism.feedback.records import Candidate, Judgement, Provenance, Query, Task
 from tropism.language.classifier_reward import ClassifierNetwork, ClassifierScores
 from tropism.language.config import RewardSection
@@ -27,6 +29,7 @@ from tropism.language.reward_text import Answered
 from tropism.reward.dataset import RewardData
 from tropism.reward.likelihood import Links, evidence_nll
 from tropism.runtime.stage import Made, StageRun
+from tropism.settings.sections import check_section
 
 LIKED = 7
 
@@ -193,6 +196,38 @@ def test_head_and_trunk_learn_at_their_own_rates(tmp_path: Path) -> None:
     moved = {name: float((end[name] - tensor).abs().max()) for name, tensor in start.items()}
     assert moved.pop("score.weight") > 1e-3
     assert max(moved.values()) < 1e-9
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_adapters_and_the_head_learn_and_are_merged(kind: str, tmp_path: Path) -> None:
+    """Nothing else moves while fitting; what is saved is one plain model that scores as the fitted one did."""
+    save, word = BASES[kind]
+    base = save(tmp_path / "base")
+    start = load_classifier(base, 1, seed=5)
+    made = fitted(
+        tmp_path, base, word, epochs=8, learning_rate=1e-2, lora=LoraSettings(rank=4, alpha=8), weight_decay=0.0
+    )
+    assert made.values["assessment"]["validation"]["accuracy"]["value"] > 0.8
+    end = load_classifier(made.folders["reward"])
+    assert end.fresh == ()
+    before, after = start.model.state_dict(), end.model.state_dict()
+    assert before.keys() == after.keys()
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert start.head <= moved
+    assert all(name in start.head or name.endswith("weight") for name in moved)
+    embeddings = {name for name in before if "embed" in name}
+    assert embeddings
+    assert not embeddings & moved
+    checkpoints = list((tmp_path / "run" / "checkpoints").rglob("tensors.safetensors"))
+    kept = {k for c in checkpoints for k in load_file(c) if k.startswith("now.model.")}
+    assert kept
+    assert all(".lora_" in k or k.removeprefix("now.model.model.") in start.head for k in kept)
+
+
+def test_settings_of_adapters_that_mean_nothing_are_refused() -> None:
+    for wrong in ({"network": "frozen", "lora": {"rank": 4}}, {"lora": {"rank": 4, "save": "adapter"}}):
+        with pytest.raises(ConfigError, match=r"lora\."):
+            check_section(RewardSection, "reward", {"network": "classifier"} | wrong)
 
 
 def test_several_heads_are_an_ensemble_in_one_folder(tmp_path: Path) -> None:

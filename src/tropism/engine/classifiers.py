@@ -18,19 +18,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils import logging
 
+from tropism.engine.adapters import base_of, merged_copy
 from tropism.engine.batch import TokenBatch
-from tropism.engine.models import _check_tokenizer, _load, _own_memory, _source, context_length, eos_ids
+from tropism.engine.chat import turn_ends
+from tropism.engine.models import (
+    _check_tokenizer,
+    _load,
+    _own_memory,
+    _source,
+    context_length,
+    eos_ids,
+    load_policy,
+    load_tokenizer,
+)
 from tropism.errors import ModelError
 from tropism.runtime.seeding import derive
 
@@ -57,10 +64,12 @@ class Classifier:
         """Whether the head reads the last token (as all causal models' do) and not the whole row."""
         return hasattr(self.model, "score")
 
-    @property
+    @cached_property
     def eos(self) -> frozenset[int]:
-        """Ids that end a text; empty for an encoder."""
-        return eos_ids(self.model, self.tokenizer) if self.is_decoder else frozenset()
+        """Ids that end a text, a chat template's end of turn among them; empty for an encoder."""
+        if not self.is_decoder:
+            return frozenset()
+        return eos_ids(self.model, self.tokenizer) | turn_ends(self.tokenizer)
 
     @property
     def context(self) -> int:
@@ -74,9 +83,10 @@ class Classifier:
 
     @property
     def head(self) -> frozenset[str]:
-        """Names of the parameters that are not the trunk's."""
+        """Names of the parameters that are not the trunk's, and of all fresh ones (BERT's pooler)."""
         trunk = f"{self.model.base_model_prefix}."
-        return frozenset(name for name, _ in self.model.named_parameters() if not name.startswith(trunk))
+        own = {name for name, _ in self.model.named_parameters() if not name.startswith(trunk)}
+        return frozenset(own | set(self.fresh))
 
     @cached_property
     def _typed(self) -> bool:
@@ -135,11 +145,21 @@ def load_classifier(
 
     ``labels``: outputs of the head; None: as many as the source has (1 where it has no head). Head weights that the
     source lacks are drawn from ``seed`` and named in ``fresh``; with ``new_head`` a head of another size is replaced in
-    the same way. Parameters have ``dtype`` and are trainable. Raises ModelError naming the source and the fix: nothing
-    there, a family without a classifier, missing trunk weights, a model whose rows depend on their company.
+    the same way. Parameters have ``dtype`` and are trainable; adapters of a policy are merged first. Raises ModelError
+    naming the source and the fix: nothing there, a family without a classifier, missing trunk weights, a model whose
+    rows depend on their company.
     """
-    source = _source(path_or_name)
-    config = _loaded(AutoConfig, source, "config")
+    folder = Path(path_or_name).expanduser()
+    adapted = base_of(folder) is not None
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True}
+    if adapted:
+        policy, tokenizer = load_policy(folder, dtype)
+        whole = merged_copy(policy)
+        source, config, ends = str(folder), whole.config, whole.generation_config
+        options["state_dict"] = whole.state_dict()
+    else:
+        source = _source(path_or_name)
+        config, ends = _loaded(AutoConfig, source, "config"), _generation(source)
     _check_family(source, config)
     finished = any("ForSequenceClassification" in str(name) for name in config.architectures or [])
     before = int(config.num_labels) if finished else None
@@ -148,22 +168,14 @@ def load_classifier(
         raise ModelError(
             f"{source} classifies into {before} labels, not {labels}", f"load it with its own {before} labels"
         )
-    tokenizer = _loaded(AutoTokenizer, source, "tokenizer")
+    tokenizer = tokenizer if adapted else load_tokenizer(source)
+    loader: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
     with torch.random.fork_rng(devices=[]):  # from_pretrained draws what is missing from the global generator
         torch.manual_seed(derive(seed, "classifier-head"))
-        model, info = _loaded(
-            AutoModelForSequenceClassification,
-            source,
-            "weights",
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-        _keep_ends(source, model)
-        fresh = _fresh(source, model, info)
-        made = Classifier(model.eval(), tokenizer, fresh)
+        given = None if adapted else source
+        model, info = _loaded(loader, given, "weights", config=config, output_loading_info=True, **options)
+        _keep_ends(model, ends)
+        made = Classifier(model.eval(), tokenizer, _fresh(source, model, info))
         if made.is_decoder:
             _own_pad(source, made)
     _own_memory(model)
@@ -171,7 +183,7 @@ def load_classifier(
     return made
 
 
-def _loaded(loader: Any, source: str, what: str, **options: Any) -> Any:
+def _loaded(loader: Any, source: Any, what: str, **options: Any) -> Any:
     shown = logging.get_verbosity()
     logging.set_verbosity_error()  # transformers' own report of missing weights: ours is ``fresh``
     try:
@@ -180,6 +192,14 @@ def _loaded(loader: Any, source: str, what: str, **options: Any) -> Any:
         raise ModelError(error.problem, _FIX) from error
     finally:
         logging.set_verbosity(shown)
+
+
+def _generation(source: str) -> GenerationConfig | None:
+    """A policy's generation config, or None where there is none."""
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:
+        return None
 
 
 def _check_family(source: str, config: Any) -> None:
@@ -210,16 +230,13 @@ def _fresh(source: str, model: PreTrainedModel, info: dict[str, Any]) -> tuple[s
     return tuple(sorted(absent))
 
 
-def _keep_ends(source: str, model: PreTrainedModel) -> None:
+def _keep_ends(model: PreTrainedModel, ends: GenerationConfig | None) -> None:
     """A policy's further EOS ids stand in its generation config, which a classifier's folder has not."""
-    try:
-        ends = GenerationConfig.from_pretrained(source).eos_token_id
-    except OSError:
-        return
-    known = model.config.eos_token_id
-    both = [v for value in (known, ends) for v in (value if isinstance(value, list) else [value]) if v is not None]
-    if both:
-        model.config.eos_token_id = sorted(set(both)) if len(set(both)) > 1 else both[0]
+    found: set[int] = set()
+    for value in (model.config.eos_token_id, None if ends is None else ends.eos_token_id):
+        found.update(value if isinstance(value, list) else [] if value is None else [value])
+    if found:
+        model.config.eos_token_id = sorted(found) if len(found) > 1 else min(found)
 
 
 def _own_pad(source: str, made: Classifier) -> None:

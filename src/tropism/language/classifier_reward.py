@@ -10,6 +10,7 @@ Left out: ensembles of whole trunks (E times the memory; fit E models and averag
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tropism.engine.adapters import has_adapters, merged_copy
 from tropism.engine.batch import TokenBatch
 from tropism.engine.classifiers import Classifier, load_classifier
 from tropism.engine.models import save_policy
@@ -64,6 +66,14 @@ class ClassifierNetwork:
         with self.precision.autocast():
             scores = self.classifier.scores(batch).T
         return scores if self.label is None else scores[self.label : self.label + 1]
+
+    def merged(self) -> ClassifierNetwork:
+        """The network with its adapters, if it has any, merged into the weights: as it will be saved."""
+        if not has_adapters(self.classifier.model):
+            return self
+        plain = replace(self.classifier, model=merged_copy(self.classifier.model).requires_grad_(False))
+        form, context, label, end = self.form, self.context, self.label, self.end
+        return ClassifierNetwork(plain, self.precision, form=form, context=context, label=label, end=end)
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write a plain Hugging Face folder; returns what else loading needs."""

@@ -88,7 +88,7 @@ class RewardModelSection(Section):
     micro_batch_size: int = Field(8, ge=1)
     """Completions per forward of a classifier; only memory depends on it."""
     learning_rate: float | None = Field(None, gt=0)
-    """Null: 2e-3 (frozen), 2e-5 for a classifier's trunk."""
+    """Null: 2e-3 (frozen); 2e-5 for a classifier's trunk, 2e-4 for adapters of it."""
     head_learning_rate: float | None = Field(None, gt=0)
     """Rate of a classifier's head, and of what links scores to ratings and labels; null: 1e-3 (classifier)."""
     weight_decay: float = Field(0.01, ge=0)
@@ -96,6 +96,9 @@ class RewardModelSection(Section):
     """Epochs without a better held-out likelihood before the fit stops; null: 6 (frozen), 2 (classifier)."""
     center_coef: float = Field(0.0, ge=0)
     """Weight of the squared sum of a comparison's scores: settles their level (Eisenstein et al. 2023)."""
+    lora: LoraSettings = LoraSettings()
+    """Train adapters of a classifier's trunk, and its head, instead of all weights; they are merged when it is saved.
+    """
     strength_margin: float = Field(0.0, ge=0)
     """Margin, in logits, of a comparison at full strength; 0 ignores strengths."""
     rating_loss: Literal["regression", "ordinal"] = "regression"
@@ -103,6 +106,14 @@ class RewardModelSection(Section):
     """c in mean − c·variance over the ensemble."""
     judge: bool = True
     """Fit a second model on the validation split alone, to judge win rates where nobody knows the truth."""
+
+    @model_validator(mode="after")
+    def _adapters(self) -> RewardModelSection:
+        if self.lora.rank and self.network != "classifier":
+            raise ValueError(f'lora.rank = {self.lora.rank} with network = "{self.network}", which has no adapters')
+        if self.lora.save == "adapter":
+            raise ValueError('lora.save = "adapter": a reward model is saved whole ("merged")')
+        return self
 
 
 class RewardSection(RewardModelSection):

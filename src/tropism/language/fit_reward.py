@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from tropism.engine.adapters import add_lora
 from tropism.engine.classifiers import load_classifier
 from tropism.engine.models import context_length
 from tropism.errors import DataError
@@ -75,7 +76,8 @@ class Fitting:
         result = fit(made.model, data, fit_settings(self.settings), run.seed, run)
         for _, parameter in made.model.named_parameters():
             parameter.requires_grad_(False)
-        reward = LearnedReward(made.network, None, made.exact, self.settings.pessimism)
+        network = made.network.merged() if isinstance(made.network, ClassifierNetwork) else made.network
+        reward = LearnedReward(network, None, made.exact, self.settings.pessimism)
         if self.scale_rows is not None:
             return reward.frozen_on(self.scale_rows, f"{len(self.scale_rows)} samples of the reference"), result, made
         train = [self.rows[i] for i in train_candidates(data).tolist()]
@@ -146,7 +148,7 @@ def fit_learned_reward(
 
 def fit_settings(settings: RewardModelSection) -> FitSettings:
     """How the network that the settings name is fitted, with that kind's own choices where nothing was set."""
-    own = OWN[settings.network]
+    own = OWN["adapters" if settings.lora.rank else settings.network]
     chosen = {name: getattr(settings, name) for name in ("epochs", "learning_rate", "head_learning_rate", "patience")}
     return replace(
         own.fit,
@@ -172,6 +174,7 @@ OWN = {
         1, FitSettings(epochs=3, learning_rate=2e-5, head_learning_rate=1e-3, patience=2, warmup=0.05, decay=True)
     ),
 }
+OWN["adapters"] = replace(OWN["classifier"], fit=replace(OWN["classifier"].fit, learning_rate=2e-4))
 
 
 def build_frozen(fitting: Fitting, data: RewardData, seed: int) -> Untrained:
@@ -193,6 +196,7 @@ def build_classifier(fitting: Fitting, data: RewardData, seed: int) -> Untrained
     settings = fitting.settings
     members = settings.members or OWN["classifier"].members
     classifier = load_classifier(fitting.base, members, new_head=True, seed=seed)
+    add_lora(classifier.model, settings.lora, seed, train=sorted({n.rpartition(".")[0] for n in classifier.head}))
     network = ClassifierNetwork(classifier, fitting.precision, context=settings.max_tokens)
     exact = fitting.shares(classifier.tokenizer)
     encoded = network.reader.read(fitting.rows, network.context, exact)
