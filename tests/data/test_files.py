@@ -140,7 +140,7 @@ def test_a_datasets_folder_whose_data_are_damaged(tmp_path: Path) -> None:
     (arrow,) = (tmp_path / "d").glob("*.arrow")
     content = arrow.read_bytes()
     arrow.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match="no usable datasets folder|cannot be read further"):
+    with pytest.raises(DataError, match=r"no usable datasets folder|cannot be read further"):
         read(tmp_path / "d")
 
 
