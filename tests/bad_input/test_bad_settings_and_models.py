@@ -111,7 +111,8 @@ def test_a_recipe_file_that_cannot_be_read(capsys: Text, tmp_path: Path) -> None
 
 def test_folders_that_are_no_study(capsys: Text, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    for command in ("run", "status", "report", "gc", "sample"):
+    refused(capsys, tmp_path, ["has no config.json"], "sample", tmp_path)  # a folder may be a model too
+    for command in ("run", "status", "report", "gc"):
         refused(capsys, tmp_path, ["is no study"], command, tmp_path)
         refused(capsys, tmp_path, ["is no study"], command, tmp_path / "none")
         refused(capsys, tmp_path, ["is no study"], command, tmp_path / "notes.txt")
@@ -187,13 +188,13 @@ PROMPTS = [json.dumps({"prompt": f"w{i} w{j}"}) + "\n" for i in range(10) for j 
         (prompts_of(""), ["p.jsonl has no rows"]),
         (prompts_of(ROW + ROW), ["line 2: the same prompt as line 1"]),
         (prompts_of(ROW + '{"prompt": ""}\n'), ["line 2: prompt is empty"]),
-        (prompts_of(ROW + '{"text": "w1"}\n'), ["line 2: no field 'prompt'"]),
-        (prompts_of(ROW + '{"prompt": 3}\n'), ["line 2: prompt is int 3"]),
+        (prompts_of(ROW + '{"text": "w1"}\n'), ["line 2: column prompt is missing"]),
+        (prompts_of(ROW + '{"prompt": 3}\n'), ["line 2: prompt is a number"]),
         (prompts_of(ROW), ["none of the 1 prompts", "split"]),
         (prompts_of("w1 w2\n\nw1 w2\n", "p.txt"), ["line 3: the same prompt as line 1"]),
-        (prompts_of("question\nw1\n", "p.csv"), ["no column 'prompt'"]),
+        (prompts_of("question\nw1\n", "p.csv"), ["line 2: column prompt is missing (there are question)"]),
         (lambda folder, world: [f"world.prompts={folder / 'none.jsonl'}"], ["there is no file", "none.jsonl"]),
-        (lambda folder, world: [f"world.prompts={folder}"], ["there is no file"]),
+        (lambda folder, world: [f"world.prompts={folder}"], ["is a folder without data files"]),
         (lambda folder, world: ["world.name=tinytalk"], ["world.prompts", "'tinytalk' does not read"]),
         (lambda folder, world: ["world.name=txt"], ["world.name = 'txt'"]),
         (lambda folder, world: [f"reward.functions={{'{folder}/none.py:f' = 1.0}}"], ["none.py does not exist"]),

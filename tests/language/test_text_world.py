@@ -1,4 +1,4 @@
-"""A user's own text world: three file kinds, splits that stay, every broken row named by its line."""
+"""A user's own text world: files of any kind and format, splits that stay, every broken row named by its line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tropism.data.exporting import export
+from tropism.data.lines import LINE_LIMIT
+from tropism.data.records import Record
 from tropism.errors import ConfigError, DataError, ModelError, RewardError
 from tropism.language.worlds.base import ModelSettings
-from tropism.language.worlds.text import LINE_LIMIT, TextWorld
+from tropism.language.worlds.text import TextWorld
 
 
 def prompts_file(folder: Path, count: int = 200) -> Path:
@@ -50,15 +53,17 @@ def test_csv_and_plain_text_are_read_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"text": "x"}', "no field 'prompt'"),
-        (b'{"prompt": 5}', "prompt is int 5, not text"),
+        (b'{"text": "x"}', "column prompt is missing (there are text)"),
+        (b'{"promt": "x"}', "did you mean promt?"),
+        (b'{"prompt": 5}', "prompt is a number, not text"),
         (b'{"prompt": "  "}', "prompt is empty"),
         (b'{"prompt": "x"', "not JSON"),
         (b'["x"]', "a list, not an object"),
-        (b'{"prompt": "x", "w": NaN}', "not JSON"),
-        (b'{"prompt": "\xff"}', "not UTF-8"),
+        (b'{"prompt": "x", "w": NaN}', "NaN is no JSON number"),
+        (b'{"prompt": "\xff"}', "is not valid UTF-8"),
         (b'{"prompt": "a\0b"}', "NUL"),
         (b'{"prompt": "fine"}', "the same prompt as line 1"),
+        (b'{"prompt": [{"role": "user"}]}', "prompt[1].content is a null"),
         (b'{"prompt": "' + b"x" * LINE_LIMIT + b'"}', "longer than"),
     ],
 )
@@ -81,11 +86,11 @@ def test_many_broken_rows_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("question\nx\n", "no column 'prompt'"),
-        ("prompt,a\nx\n", "line 2: fewer cells"),
-        ("prompt\nx,y\n", "line 2: 1 cells more"),
+        ("question\nx\n", "line 2: column prompt is missing .there are question"),
+        ("prompt,a\nx\n", "line 2: 1 cells, but the first line names 2 columns"),
+        ("prompt\nx,y\n", "line 2: 2 cells, but the first line names 1 columns"),
         ("prompt\n", "no rows"),
-        ("", "no rows"),
+        ("", "is empty"),
     ],
 )
 def test_broken_csv_files(tmp_path: Path, content: str, reason: str) -> None:
@@ -122,9 +127,61 @@ def test_demonstrations_of_held_out_prompts_are_left_out_and_counted(tmp_path: P
     assert not {p for p, _ in pairs} & held_out
     assert len(pairs) + world.held_out_demonstrations == 220
     assert world.held_out_demonstrations == len(held_out)
-    demos.write_text('{"prompt": "x"}\n')
-    with pytest.raises(DataError, match=r"line 1: no field 'completion'"):
+    demos.write_text('{"prompt": "x", "text": "y"}\n')
+    with pytest.raises(DataError, match=r"line 1: column completion is missing .there are prompt, text"):
         TextWorld(prompts, demonstrations=demos)
+
+
+def test_chats_give_messages(tmp_path: Path) -> None:
+    chats = [[{"role": "system", "content": "Be kind."}, {"role": "user", "content": f"Say {i}."}] for i in range(40)]
+    rows = "".join(json.dumps({"prompt": chat, "id": i}) + "\n" for i, chat in enumerate(chats))
+    (tmp_path / "p.jsonl").write_text(rows)
+    shown = [{"messages": [*chat, {"role": "assistant", "content": "So."}]} for chat in chats]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
+    world = TextWorld(tmp_path / "p.jsonl", demonstrations=tmp_path / "d.jsonl")
+    tasks = world.tasks("train", 99, 0)
+    payload = tasks[0].payload
+    assert payload["messages"] in chats
+    assert payload["prompt"] == f"system: Be kind.\n\nuser: {payload['messages'][1]['content']}"
+    assert payload["messages"] == chats[int(payload["id"])]
+    assert world.known_split(payload["prompt"]) == "train"
+    pairs = world.demonstrations(99, 0)
+    assert len(pairs) == len(tasks) == 40 - world.held_out_demonstrations
+    assert [p["messages"] for p, _ in pairs if isinstance(p, dict)] != []
+    assert {text for _, text in pairs} == {"So."}
+
+
+def test_other_files_and_formats_give_their_prompts(tmp_path: Path) -> None:
+    pairs = [
+        Record(f"Say {i}.", ({"text": "x"}, {"text": "y"}), {"kind": "comparison", "choice": "a"}, None, "comparison")
+        for i in range(30)
+    ]
+    wanted = {record.prompt for record in pairs}
+    export(pairs, tmp_path / "own.jsonl", "tropism")
+    export(pairs, tmp_path / "p.parquet", "prompts")
+    export(pairs, tmp_path / "folder", "prompts")
+    for name in ("own.jsonl", "p.parquet", "folder"):
+        assert TextWorld(tmp_path / name).prompts == wanted
+    export(pairs, tmp_path / "pairs.jsonl", "pairs")
+    world = TextWorld(tmp_path / "pairs.jsonl")  # a column prompt: the others are the row's own
+    assert world.tasks("train", 1, 0)[0].payload["chosen"] == "x"
+    turns = [
+        {"messages": [{"role": "user", "content": p}, {"role": "assistant", "content": "x"}]} for p in sorted(wanted)
+    ]
+    (tmp_path / "turns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in turns))
+    assert TextWorld(tmp_path / "turns.jsonl").prompts == {f"user: {prompt}" for prompt in wanted}
+
+
+def test_a_cell_that_we_escaped_is_read_as_it_was(tmp_path: Path) -> None:
+    export([Record(f"={i}") for i in range(9)], tmp_path / "p.csv", "prompts")
+    assert TextWorld(tmp_path / "p.csv").prompts == {f"={i}" for i in range(9)}
+
+
+def test_a_file_without_demonstrations_is_said(tmp_path: Path) -> None:
+    prompts = prompts_file(tmp_path)
+    (tmp_path / "d.jsonl").write_text('{"prompt": "x", "chosen": "a", "rejected": "b"}\n')
+    with pytest.raises(DataError, match="has no demonstrations"):
+        TextWorld(prompts, demonstrations=tmp_path / "d.jsonl")
 
 
 def test_the_gold_function_is_called_and_its_faults_are_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -66,8 +66,9 @@ class World(Rubric, Protocol):
         the rubric needs, all JSON. No task (in tinytalk: no fact) of one split occurs in another."""
         ...
 
-    def demonstrations(self, count: int, seed: int) -> list[tuple[str, str]]:
-        """(prompt, completion) for SFT, of the train split; empty where the world has none."""
+    def demonstrations(self, count: int, seed: int) -> Sequence[tuple[str | Mapping[str, Any], str]]:
+        """(prompt, completion) for SFT, of the train split; empty where the world has none. The prompt of a chat is a
+        task's payload, with ``messages``."""
         ...
 
     def curriculum(self, seed: int) -> list[Phase]:

@@ -1,18 +1,19 @@
 """A text world of the user's own: a file of prompts, perhaps demonstrations, perhaps a function that knows the truth.
 
 Every broken row is found before anything is used, and named with its line. Left out: making a model (a text world
-starts from a trained one), and sharded or compressed files.
+starts from a trained one), and splits that a file names: a prompt's split is a hash of its own.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tropism.digests import canonical_json, digest
+from tropism.data.importing import opened, placed
+from tropism.data.judgements import to_demonstrations
+from tropism.data.records import Record, Rejected, payload
+from tropism.digests import digest
 from tropism.errors import ConfigError, DataError, ModelError, RewardError
 from tropism.feedback.records import Split, Task
 from tropism.language.rewards import checked_scores, load_function
@@ -22,17 +23,19 @@ from tropism.runtime.seeding import derive, permutation
 if TYPE_CHECKING:  # the section's class imports worlds.base
     from tropism.language.config import WorldSection
 
-LINE_LIMIT = 1 << 20
-"""Bytes of the longest line that is read (1 MiB); a longer one is refused before it fills the memory."""
-Row = tuple[int, dict[str, Any]]
+_SHOWN = 5
+"""Broken rows that an error names."""
 
 
 class TextWorld:
     """Prompts from a file. Implements ``World``.
 
-    ``prompts``: ``.jsonl`` (objects with ``prompt``; other fields go to the task's payload), ``.csv`` (a ``prompt``
-    column) or any other text file (one prompt per line). ``demonstrations``: ``.jsonl`` or ``.csv`` with ``prompt`` and
-    ``completion``. ``gold``: ``file.py:function`` of (prompts, completions, rows) that returns one utility each.
+    ``prompts``: a file or folder of any kind that ``tropism.data`` reads, with a column ``prompt`` (text, or messages,
+    which the payload then holds as ``messages`` too; other columns go to the payload as they are), ``.txt`` with one
+    prompt per line, or any format of judgements, of which the prompts are taken. ``demonstrations``: ``prompt`` and
+    ``completion``, ``messages``, or any other format that holds some.
+
+    ``gold``: ``file.py:function`` of (prompts, completions, rows) that returns one utility each.
 
     A prompt's split is a hash of the prompt alone, so it stays the same when the file grows. Demonstrations of
     validation or test prompts are left out and counted in ``held_out_demonstrations``.
@@ -57,22 +60,13 @@ class TextWorld:
         self.path = prompts
         self._bounds = (test_fraction, test_fraction + validation_fraction)
         self._rows: dict[Split, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
-        for row in _checked(prompts, ("prompt",), unique=True):
+        for row in _prompts(prompts):
             self._rows[self.split_of(row["prompt"])].append(row)
         self.prompts = frozenset(row["prompt"] for rows in self._rows.values() for row in rows)
-        self._demonstrations: list[tuple[str, str]] = []
+        self._demonstrations: list[tuple[str | Mapping[str, Any], str]] = []
         self.held_out_demonstrations = 0
-        held_out = {r["prompt"] for split in ("validation", "test") for r in self._rows[split]}
-        for row in _checked(demonstrations, ("prompt", "completion"), unique=False) if demonstrations else ():
-            if row["prompt"] in held_out:
-                self.held_out_demonstrations += 1
-            else:
-                self._demonstrations.append((row["prompt"], row["completion"]))
-        if demonstrations and not self._demonstrations:
-            raise DataError(
-                f"all {self.held_out_demonstrations} demonstrations of {demonstrations} are of held-out prompts",
-                "add demonstrations of other prompts, or lower test_fraction and validation_fraction",
-            )
+        if demonstrations is not None:
+            self._read_demonstrations(demonstrations)
         self._gold_name = gold
         self._gold = load_function(gold) if gold else None
 
@@ -93,6 +87,23 @@ class TextWorld:
             validation_fraction=section.validation_fraction,
         )
 
+    def _read_demonstrations(self, path: Path) -> None:
+        """Take the demonstrations of prompts that are not held out."""
+        held_out = {row["prompt"] for split in ("validation", "test") for row in self._rows[split]}
+        shown = to_demonstrations(_records(path, "demonstrations"), splits=("train", "validation", "test", None))
+        for task, completion in shown:
+            if task["prompt"] in held_out:
+                self.held_out_demonstrations += 1
+            else:
+                self._demonstrations.append((task if "messages" in task else task["prompt"], completion))
+        if not shown:
+            raise DataError(f"{path} has no demonstrations", "give prompt and completion in every row, or messages")
+        if not self._demonstrations:
+            raise DataError(
+                f"all {self.held_out_demonstrations} demonstrations of {path} are of held-out prompts",
+                "add demonstrations of other prompts, or lower test_fraction and validation_fraction",
+            )
+
     def split_of(self, prompt: str) -> Split:
         """The split of a prompt, by its hash."""
         place = int(digest(prompt)[:8], 16) / 0x1_0000_0000
@@ -112,10 +123,11 @@ class TextWorld:
                 "add prompts, or raise world.test_fraction / world.validation_fraction",
             )
         order = permutation(len(rows), derive(seed, "text", split), 0)[:count]
-        return [Task(split, {"kind": "prompt", **rows[int(i)]}) for i in order]
+        return [Task(split, rows[int(i)]) for i in order]
 
-    def demonstrations(self, count: int, seed: int) -> list[tuple[str, str]]:
-        """Up to ``count`` (prompt, completion) pairs in an order drawn from ``seed``."""
+    def demonstrations(self, count: int, seed: int) -> list[tuple[str | Mapping[str, Any], str]]:
+        """Up to ``count`` (prompt, completion) pairs in an order drawn from ``seed``. The prompt of a chat is a task's
+        payload, with ``messages``."""
         if not self._demonstrations:
             return []
         order = permutation(len(self._demonstrations), derive(seed, "text", "demonstrations"), 0)[:count]
@@ -149,119 +161,54 @@ class TextWorld:
         return float(checked_scores(raw, 1, self._gold_name, prompts, [text])[0])
 
 
-def _checked(path: Path, fields: tuple[str, ...], *, unique: bool) -> list[dict[str, Any]]:
-    """All rows of a file, or one DataError that names the first broken ones by line and counts the rest."""
-    rows: list[dict[str, Any]] = []
-    broken: list[str] = []
-    seen: dict[str, int] = {}
-    for line, made in _read(path, fields):
-        reason = made if isinstance(made, str) else _fault(made, fields)
-        if isinstance(made, str) or reason:
-            broken.append(f"line {line}: {reason}")
-            continue
-        if unique and made["prompt"] in seen:
-            broken.append(f"line {line}: the same prompt as line {seen[made['prompt']]}")
-            continue
-        seen.setdefault(made["prompt"], line)
-        rows.append(made)
-    if broken:
-        more = f" (and {len(broken) - 5} more)" if len(broken) > 5 else ""
-        raise DataError(f"{path}: {'; '.join(broken[:5])}{more}", "correct or remove these rows")
-    if not rows:
-        raise DataError(f"{path} has no rows", f"give at least one row with {' and '.join(fields)}")
-    return rows
+def _prompts(path: Path) -> list[dict[str, Any]]:
+    """The distinct task payloads of a file of prompts. DataError naming the first broken rows by line."""
+    made: dict[str, dict[str, Any]] = {}
+    for record in _records(path, "prompts"):
+        row = {"kind": "prompt", **payload(record)}
+        if record.kind == "prompt":  # its columns are the prompt's; those of a judgement are not
+            row |= ({} if record.source_id is None else {"id": record.source_id}) | dict(record.meta)
+        made.setdefault(row["prompt"], row)
+    return list(made.values())
 
 
-def _read(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """(line number, row or the reason why there is none) of a file of any of the three kinds."""
-    if not path.is_file():
+def _records(path: Path, usual: str) -> list[Record]:
+    """The records of a file: of format ``usual`` where its first row can be read as such, else of its own format.
+
+    Raises DataError that names the first broken rows by line and counts the others.
+    """
+    if not path.exists():
         raise DataError(
             f"there is no file {path}", "check the path; it is seen from the folder of the file that names it"
         )
-    if path.suffix.lower() == ".csv":
-        yield from _read_csv(path, fields)
-        return
-    is_json = path.suffix.lower() in (".jsonl", ".json", ".ndjson")
-    if not is_json and fields != ("prompt",):
-        raise DataError(f"{path} is neither .jsonl nor .csv", f"write {' and '.join(fields)} as .jsonl or .csv")
-    for number, text, fault in _lines(path):
-        if fault:
-            yield number, fault
-        elif text.strip():
-            yield number, _json_row(text) if is_json else {"prompt": text}
+    # a prompt that comes twice is refused; a demonstration that does is one
+    options: dict[str, Any] = {} if usual == "prompts" else {"repeats": "keep"}
+    source = opened(path, format=_format(path, usual), **options)
+    found: list[Record] = []
+    broken: list[Rejected] = []
+    for made in source.records():
+        if isinstance(made, Rejected):
+            broken.append(made)
+        else:
+            found.append(made)
+    if broken:
+        said = "; ".join(f"{placed(bad)}: {bad.reason}" for bad in broken[:_SHOWN])
+        more = f" (and {len(broken) - _SHOWN} more)" if len(broken) > _SHOWN else ""
+        raise DataError(f"{path}: {said}{more}", "correct or remove these rows")
+    if not found:
+        raise DataError(f"{path} has no rows", f"give at least one row of {usual}")
+    return found
 
 
-def _read_csv(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    faults: list[tuple[int, str]] = []
-
-    def texts() -> Iterator[str]:
-        for number, text, fault in _lines(path):
-            if fault:
-                faults.append((number, fault))
-            else:
-                yield text + "\n"
-
-    csv.field_size_limit(LINE_LIMIT)
-    reader = csv.DictReader(texts(), strict=True)
+def _format(path: Path, usual: str) -> str:
+    """The format to read a file in: a column ``prompt`` makes it prompts, whatever else its rows hold. Where nothing is
+    recognised it is the usual one, and its rows are refused by name."""
     try:
-        missing = [f for f in fields if f not in (reader.fieldnames or [])]
-        if missing and not faults and reader.fieldnames:
-            raise DataError(
-                f"{path} has no column {missing[0]!r}; its columns are {', '.join(reader.fieldnames)}",
-                f"name the columns {', '.join(fields)} in the first line",
-            )
-        for row in reader:
-            number = reader.line_num
-            if None in row:
-                yield number, f"{len(row[None])} cells more than the first line names"
-            elif any(value is None for value in row.values()):
-                yield number, "fewer cells than the first line names"
-            else:
-                yield number, dict(row)
-    except csv.Error as error:
-        yield reader.line_num, f"not CSV: {error}"
-    yield from faults
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
-    """(line number, text without its end, reason why it cannot be read or '')."""
-    with path.open("rb") as file:
-        number = 0
-        while raw := file.readline(LINE_LIMIT + 1):
-            number += 1
-            if len(raw) > LINE_LIMIT:
-                yield number, "", f"longer than {LINE_LIMIT} bytes"
-                return  # what follows is the rest of that line: nothing after it is trusted
-            if number == 1:
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
-            if b"\0" in raw:
-                yield number, "", "holds a NUL byte"
-                continue
-            try:
-                yield number, raw.decode("utf-8").rstrip("\r\n"), ""
-            except UnicodeDecodeError as error:
-                yield number, "", f"not UTF-8 (byte {error.start})"
-
-
-def _json_row(text: str) -> dict[str, Any] | str:
-    try:
-        row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        return f"not JSON: {error}"
-    return row if isinstance(row, dict) else f"a {type(row).__name__}, not an object"
-
-
-def _fault(row: Mapping[str, Any], fields: tuple[str, ...]) -> str:
-    """Why a row cannot be used, or ''."""
-    for name in fields:
-        if name not in row:
-            return f"no field {name!r}"
-        if not isinstance(row[name], str):
-            return f"{name} is {type(row[name]).__name__} {row[name]!r:.40}, not text"
-        if not row[name].strip():
-            return f"{name} is empty"
-    try:
-        canonical_json(dict(row))
-    except ValueError as error:  # NaN and infinity, which JSON files of other tools may hold; lone surrogates
-        return f"holds a value that is not JSON: {error}"
-    return ""
+        if usual == "demonstrations":
+            found = opened(path).format.name
+            return usual if found == "prompts" else found
+        first = next(opened(path, format=usual).records(), None)
+        fitting = first is None or (isinstance(first, Record) and "tropism" not in first.meta)
+        return usual if fitting else opened(path).format.name
+    except DataError:
+        return usual
