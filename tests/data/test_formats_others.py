@@ -397,6 +397,8 @@ def test_segments_with_their_steps(tmp_path: Path) -> None:
         {"file": "s.npz", "row": 1, "side": 2, "length": 7},
     )
     assert [r.value and r.value["choice"] for r in made.records] == ["a", "b", "tie"]
+    np.savez(tmp_path / "t.npz", **steps, label=np.array([0, 1, 0.5, 2]))
+    assert [(bad.line, bad.file) for bad in read(tmp_path).rejected] == [(4, "s.npz"), (4, "t.npz")]
     assert made.rejected[0].reason == "s: label is 2.0, not 0 (first), 1 (second), -1 or 0.5 (equal)"
 
 
@@ -458,6 +460,7 @@ def test_a_record_comes_back_from_its_json(tmp_path: Path, record: Record) -> No
         ({"split": "dev"}, "split is 'dev'"),
         ({"value": {"kind": "comparison", "choice": "c"}}, "choice"),
         ({"candidates": [{"text": "a"}]}, "a comparison of 1 candidates"),
+        ({"candidates": [{"text": "a"}] * 3, "value": None}, "a comparison of 3 candidates"),
     ],
 )
 def test_a_broken_record_is_rejected(tmp_path: Path, change: dict[str, Any], said: str) -> None:

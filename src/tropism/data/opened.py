@@ -110,13 +110,13 @@ class OpenedSource:
                 self._read.add(path)
                 yield from self._mapped(rows, shown if several else "", splits[path] if told else None)
 
-    def arrays(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Every npz file with its arrays."""
+    def arrays(self) -> Iterator[tuple[Path, str, dict[str, Any]]]:
+        """Every npz file, what rejections call it (nothing where there is only one), and its arrays."""
         for path in self.paths:
             if kind_of_file(path) != "npz":
                 raise DataError(f"{path} holds no arrays", "give .npz files alone")
             self._read.add(path)
-            yield path, tables.npz_arrays(path)
+            yield path, self._shown(path) if len(self.paths) > 1 else "", tables.npz_arrays(path)
 
     def _mapped(
         self, rows: Iterator[Row | Rejected], file: str, split: Split | None, subset: str = ""

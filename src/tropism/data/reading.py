@@ -128,7 +128,6 @@ class Source:
             "rejected": rejected,
             "empty_rows": reading.empty_rows,
             "complete": self._limit is None or reading.rows < self._limit,
-            **self.format.source(),
         }
 
 

@@ -37,8 +37,8 @@ class Opened(Protocol):
         """Rows of all files, or of those whose name begins with ``only``; each file is read once."""
         ...
 
-    def arrays(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Every npz file with its arrays (numpy)."""
+    def arrays(self) -> Iterator[tuple[Path, str, dict[str, Any]]]:
+        """Every npz file, what rejections call it, and its arrays (numpy)."""
         ...
 
 
@@ -84,10 +84,6 @@ class Format:
             return Made((row,), tuple(self.make(row)))
         except BadRow as bad:
             return Made((row,), reason=str(bad))
-
-    def source(self) -> dict[str, Any]:
-        """What else the description of the source should say."""
-        return {}
 
 
 def value_of(kind: str, raw: Mapping[str, Any], count: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tropism.data.records import Record, from_json
 from tropism.data.rows import Row, text_of
 from tropism.data.strict_json import BadRow
 from tropism.errors import DataError
+from tropism.feedback.values import slot_names
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Lossless(Format):
             raise BadRow(error.problem) from error
         if isinstance(record.prompt, str):
             text_of(record.prompt, "prompt")
+        try:
+            slot_names(record.kind, len(record.candidates))
+        except DataError as error:
+            raise BadRow(error.problem) from error
         if record.value is not None:
             value_of(record.kind, record.value, len(record.candidates) or 1)  # checked, and kept as it was written
         yield record

@@ -60,7 +60,7 @@ class Segments(Format):
     def stream(self, opened: Opened) -> Iterator[Made | Rejected]:
         """Every pair of every task. Errors: DataError where arrays are missing or do not fit together."""
         found = False
-        for path, arrays in opened.arrays():
+        for path, file, arrays in opened.arrays():
             found = True
             line = 0
             if set(_STEPS) <= set(arrays):
@@ -70,7 +70,7 @@ class Segments(Format):
             for task, pairs in tasks.items():
                 for candidates, label, fault in pairs:
                     line += 1
-                    yield _made(Row(line, {}), task, candidates, label, fault)
+                    yield _made(Row(line, {}, file=file), task, candidates, label, fault)
         if not found:
             raise DataError("there is no npz file", "give a file or folder with .npz files")
 

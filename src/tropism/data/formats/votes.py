@@ -87,10 +87,6 @@ class Votes(Format):
                 **shared | {"teacher": name},
             )
 
-    def source(self) -> dict[str, Any]:
-        """The coding, where it was named."""
-        return {} if self.coding is None else {"coding": self.coding}
-
     def _answer(self, row: Row, column: str) -> Answer:
         value = row.get(column)
         if isinstance(value, bool):

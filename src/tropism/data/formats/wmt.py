@@ -86,7 +86,8 @@ class WMT(Format):
                 if ranks.setdefault(system, rank) != rank:
                     raise BadRow(f"{short(system)} has rank {ranks[system]} and rank {rank}")
         source, target, segment, judge = _about(first)
-        if first.has("rankingID") and len(rows) != len(ranks) * (len(ranks) - 1) // 2:
+        expanded = first.has("rankingID") and len(_ranks(first)) == 2
+        if expanded and len(rows) != len(ranks) * (len(ranks) - 1) // 2:
             first.noted["rankings with pairs that no row has"] += 1
         meta = {name: first.values[name] for name in ("srcIndex", "documentId") if first.has(name)}
         return Record(
