@@ -87,8 +87,7 @@ def rollout_metrics(
     mask, paid = rollout.batch.mask, rollout.paid
     tokens = max(1, int(mask.sum()))
     k1, k3 = rollout.kl_ref, rollout.kl_ref_k3()
-    equal = adds_nothing(actor.lm) if reference is actor.lm else same_weights(actor.lm, reference)
-    if state.step == 0 and equal and float(k1.abs().max()) != 0.0:
+    if state.step == 0 and _equal(actor, reference) and float(k1.abs().max()) != 0.0:
         raise ContractError(f"KL to a reference of equal weights is {float(k1.abs().max()):.3g}, not 0", "report this")
     gap = (rollout.generation.logprob_rows() - rollout.old_logprobs).abs()[mask]
     mismatch = float(gap.mean()) if len(gap) else 0.0
@@ -125,6 +124,11 @@ def rollout_metrics(
         "check/precision_bits": float(precision.check()),
         **{f"reward/{name}_mean": float(values.mean()) for name, values in paid.components.items()},
     }
+
+
+def _equal(actor: ActorCritic, reference: nn.Module) -> bool:
+    """Whether policy and reference are one function; the policy's own model is one with its adapters off."""
+    return adds_nothing(actor.lm) if reference is actor.lm else same_weights(actor.lm, reference)
 
 
 def first_mini_batch(trainer: PpoTrainer, rollout: Rollout, rows: Tensor) -> dict[str, float]:
