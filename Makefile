@@ -53,7 +53,11 @@ durability: $(STAMP) ## thirty kills over a small study's run time
 
 bench-quick: $(STAMP) ## every benchmark in its small case (DATA=FOLDER for those on public data)
 	$(BIN)/python benchmarks/tinytalk.py --quick
-	if [ -n "$(DATA)" ]; then $(BIN)/python benchmarks/sentiment.py --quick --data "$(DATA)"; fi
+	$(BIN)/python benchmarks/newcomer.py --quick
+	if [ -n "$(DATA)" ]; then
+		$(BIN)/python benchmarks/sentiment.py --quick --data "$(DATA)"
+		$(BIN)/python benchmarks/reward_real.py --quick --data "$(DATA)"
+	fi
 
 clean: ## remove the demo and every cache (the virtual environment stays)
 	rm -rf $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -10,6 +10,7 @@ from typing import Any
 from tropism.data.reading import read
 from tropism.data.records import Reading
 from tropism.digests import digest, digest_file, digest_folder
+from tropism.engine.adapters import base_of
 from tropism.engine.models import context_length
 from tropism.errors import DataError
 from tropism.feedback.records import Task
@@ -65,12 +66,15 @@ def digest_of_data(reading: Reading) -> str:
 
 
 def digest_of(path: str) -> str:
-    """Digest of a file or folder; a hub name stands for itself (its commit is known once it is loaded)."""
+    """Digest of a file or folder, of adapters with their base model's; a hub name stands for itself (its commit is
+    known once it is loaded)."""
     place = Path(path)
-    if place.is_dir():
-        # a finished job's own record of how it ran is no part of the model
-        return digest_folder(place) if not (place / "run").is_dir() else _without_run(place)
-    return digest_file(place) if place.is_file() else f"hub:{path}"
+    if not place.is_dir():
+        return digest_file(place) if place.is_file() else f"hub:{path}"
+    # a finished job's own record of how it ran is no part of the model
+    mine = digest_folder(place) if not (place / "run").is_dir() else _without_run(place)
+    base = base_of(place)
+    return mine if base is None else digest([mine, digest_of(base)])
 
 
 def _without_run(folder: Path) -> str:
