@@ -155,7 +155,9 @@ def test_a_column_map_gives_other_names_to_our_columns(tmp_path: Path) -> None:
     assert record.meta == {"prompt (of the source)": "kept"}
     with pytest.raises(DataError, match="the column map names 'chosn'"):
         read(tmp_path / "rows.jsonl", format="pairs", columns={"chosn": "good_answer"})
-    with pytest.raises(DataError, match=r"column good_answr is missing .*did you mean good_answer\?\); the column map"):
+    with pytest.raises(
+        DataError, match=r"column chosen is missing: the column map calls it good_answr \(.*mean good_answer\?"
+    ):
         read(tmp_path / "rows.jsonl", format="pairs", columns={"chosen": "good_answr"})
 
 

@@ -22,6 +22,7 @@ from tropism.data.files import (
 from tropism.data.lines import Counts, FileOptions
 from tropism.data.records import Rejected
 from tropism.data.rows import Row
+from tropism.data.writing import UNSPLIT
 from tropism.digests import digest_file
 from tropism.errors import DataError
 from tropism.feedback.records import Split
@@ -97,7 +98,7 @@ class OpenedSource:
             source: Any = self.name if self._hub else Path(self.name)
             for part, rows in parts(source, self.options, self.counts):
                 split = split_of_name(part)
-                yield from self._mapped(rows, part, split, subset="" if split else part)
+                yield from self._mapped(rows, part, split, subset="" if split or part == UNSPLIT else part)
             return
         several = len(self.paths) > 1
         splits = {path: split_of_name(path.name) for path in self.paths}

@@ -66,9 +66,7 @@ class Row:
 
     def missing(self, column: str) -> str:
         """What to say of a column that is not there."""
-        name = self.theirs.get(column, column)
-        said = missing(name, self.values)
-        return said if name == column else f"{said}; the column map gives it as {column}"
+        return missing(column, self.values, self.theirs.get(column, column))
 
     def maybe(self, column: str) -> Any:
         """A column's value, or None where the row has none."""
@@ -207,12 +205,13 @@ def message(value: Any, name: str, repaired: Counter[str]) -> Message:
     return {"role": role, "content": content, **others}
 
 
-def missing(column: str, columns: Iterable[str]) -> str:
-    """What to say of a column that is not there: which there are, and which is nearest."""
+def missing(column: str, columns: Iterable[str], theirs: str) -> str:
+    """What to say of a column, ``theirs`` in the source, that is not there: which there are, and which is nearest."""
     there = list(columns)[:100]
-    near = difflib.get_close_matches(column, there, 1, 0.5) if there else []
+    near = difflib.get_close_matches(theirs, there, 1, 0.5) if there else []
     hint = f"; did you mean {short(near[0])}?" if near else ""
-    return f"column {column} is missing (there are {short(', '.join(there)) if there else 'none'}{hint})"
+    named = "" if theirs == column else f": the column map calls it {short(theirs)}"
+    return f"column {column} is missing{named} (there are {short(', '.join(there)) if there else 'none'}{hint})"
 
 
 def kind_of(value: Any) -> str:
