@@ -1,7 +1,7 @@
 """TRL's side of the exchange of data; runs in an environment of its own, which has TRL and not tropism.
 
     python trl_exchange_driver.py train FOLDER       one step of each trainer on what FOLDER/exports.json lists
-    python trl_exchange_driver.py write FOLDER       the demonstration rows below in every form that TRL documents
+    python trl_exchange_driver.py write FOLDER       the rows below in every form that TRL documents, and a tiny model
 
 Either writes FOLDER/trl.json. The models are made from configurations: nothing is fetched. Left out: training that
 learns something (one step shows that a trainer takes the data).
@@ -29,6 +29,8 @@ TEMPLATE = (
 )
 ROWS = 4
 """Rows of a step."""
+CONTEXT = 4096
+"""Tokens, which are bytes here. TRL leaves longer rows out: they are in ``rows`` and not in ``rows_kept``."""
 
 QUESTIONS = [
     ("Name a colour of the sky.", "Blue, on a clear day.", "Gravel."),
@@ -89,7 +91,7 @@ def trainer(name: str, rows: Dataset, output: Path) -> Any:
     shared = {
         "output_dir": str(output), "max_steps": 1, "per_device_train_batch_size": ROWS, "logging_steps": 1,
         "report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no", "learning_rate": 1e-3,
-        "gradient_checkpointing": False, "max_length": 512, "disable_tqdm": True,
+        "gradient_checkpointing": False, "max_length": CONTEXT, "disable_tqdm": True,
     }  # fmt: skip
     if name == "RewardTrainer":
         model = LlamaForSequenceClassification(tiny(tokenizer, num_labels=1))
@@ -111,7 +113,7 @@ def tiny(tokenizer: PreTrainedTokenizerFast, **more: Any) -> LlamaConfig:
     torch.manual_seed(0)
     return LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=512, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        max_position_embeddings=CONTEXT, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, **more,
     )  # fmt: skip
 
@@ -158,6 +160,9 @@ def write(folder: Path) -> dict[str, Any]:
     for name, rows in sets.items():
         rows.to_json(str(folder / f"{name}.jsonl"), lines=True, force_ascii=False)
         rows.save_to_disk(str(folder / name))
+    tokenizer = byte_tokenizer()
+    LlamaForCausalLM(tiny(tokenizer)).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
     return {"forms": {name: len(rows) for name, rows in sets.items()}, "questions": len(QUESTIONS)}
 
 

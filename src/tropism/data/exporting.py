@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tropism.data.exporting_rows import ExportFormat, ExportOptions, LeftOut, Row, Rows
-from tropism.data.files import split_of_name
 from tropism.data.formats import FORMATS
 from tropism.data.manifest import digest_of, versions, write_manifest
 from tropism.data.records import Record
@@ -75,13 +74,12 @@ def export(
     report = ExportReport(path, named, kind_of_target(path))
     fixed = (*FORMATS[named].columns, *_ANNOTATIONS)
     with spooled(path, fixed, write=write) as spool:
-        _fill(spool, Rows(named, chosen, report.lost), records, splits, report)
+        _fill(spool, Rows(named, chosen), records, splits, report)
         spool.settle()
         report.left_out.update(left_before or {})
         report.records += sum((left_before or {}).values())
         report.lost.update(spool.lost)
         report.rows, report.splits = spool.rows, {split or "none": count for split, count in spool.parts.items()}
-        _count_name_as_split(report)
         if not report.rows:
             left = ", ".join(f"{count} {why}" for why, count in report.left_out.most_common()) or "no records"
             raise DataError(f"nothing to write to {path} as {named!r} ({left})", "choose another format or splits")
@@ -105,26 +103,28 @@ def _fill(
         if splits is not None and record.split not in splits:
             report.filtered += 1
             continue
+        rows.lost = Counter()
         try:
             made = rows.of(record)
         except LeftOut as why:
             report.left_out[str(why)] += 1
             continue
-        if made:
-            _add(spool, made, 1, report)
+        if not made or _added(spool, made, 1, report):
+            report.lost.update(rows.lost)
     for row, count in rows.rest():
-        _add(spool, [row], count, report)
+        _added(spool, [row], count, report)
 
 
-def _add(spool: Spool, rows: Sequence[Row], records: int, report: ExportReport) -> None:
-    """All rows of a record, or none."""
+def _added(spool: Spool, rows: Sequence[Row], records: int, report: ExportReport) -> bool:
+    """All rows of a record, or none and False."""
     reason = next((why for why in map(spool.fault, rows) if why is not None), None)
     if reason is not None:
         report.left_out[reason] += records
-        return
+        return False
     for row in rows:
         spool.add(row)
     report.held += records
+    return True
 
 
 def _known(format: str) -> ExportFormat:
@@ -146,13 +146,6 @@ def _check_kind(path: Path, format: ExportFormat, options: ExportOptions) -> Non
     if format == "pairs" and options.form == "mixed" and kind != "jsonl":
         fix = "name it .jsonl, or use the form chosen or label"
         raise DataError(f"{path}: a table has the same columns in every row, which the form mixed has not", fix)
-
-
-def _count_name_as_split(report: ExportReport) -> None:
-    """A reader takes ``test.jsonl`` for the test split where no column says otherwise."""
-    said = split_of_name(report.path.name) if report.kind != "datasets" else None
-    if said is not None and report.splits.get("none"):
-        report.lost[f"no split ({said}, says the file's name)"] += report.splits["none"]
 
 
 def _manifest(

@@ -55,7 +55,8 @@ class ExportOptions:
 
 @dataclass
 class Rows:
-    """Makes the rows of one format. ``lost`` counts what was written otherwise than it was, or not at all."""
+    """Makes the rows of one format. ``lost`` counts what of a record is written otherwise than it was, or not at all;
+    whoever takes the rows empties it before each record."""
 
     format: ExportFormat
     options: ExportOptions

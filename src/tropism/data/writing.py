@@ -33,6 +33,8 @@ UNSPLIT = "unsplit"
 _SUFFIXES: dict[str, FileKind] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", "": "datasets"}
 _CHATS = ("prompt", "completion", "chosen", "rejected", "first", "second")
 """Columns that hold text or messages."""
+_NULLS = ("NA", "N/A", "n/a", "NULL", "null", "None", "NaN", "nan", "NAN", "<NA>", "#N/A", "-NaN", "-nan")
+"""Cells of CSV that other readers take for nothing; ours takes them for text."""
 _VALUES = {"label", "score", "scale", "ranks"}
 """Columns in which readers take 1.0 for 1."""
 _BATCH = 1000
@@ -74,8 +76,11 @@ class Spool:
         if b"\\u0000" in line and _holds_nul(row):
             return "a NUL character, which readers refuse"
         for name, value in row.items():
-            if self.kind == "csv" and name in _CHATS and isinstance(value, str) and _reads_as_list(value):
-                return "text that reads as chat messages in CSV"
+            if self.kind == "csv" and name in _CHATS and isinstance(value, str):
+                if not value.strip():
+                    return "an empty answer, which CSV does not tell from none"
+                if _reads_as_list(value):
+                    return "text that reads as chat messages in CSV"
             if self.kind in ("parquet", "datasets") and name in self._fixed and shape_of(value) is None:
                 return f"{name} nested deeper than a table holds unchanged"
         return None
@@ -100,6 +105,8 @@ class Spool:
         for name, value in row.items():
             if name not in self._fixed and not (isinstance(value, str) and value):
                 self.lost[f"type of {name} (text in CSV)"] += 1
+            if name in _CHATS and value in _NULLS:
+                self.lost[f"{value!r} (which pandas and datasets take for null in CSV)"] += 1
             if "\r\n" in (value if isinstance(value, str) else ""):
                 self.lost["CRLF inside a text (LF in CSV)"] += 1
             if escape_cell(name) != name:
