@@ -60,6 +60,32 @@ def test_demonstrations_of_every_form(tmp_path: Path) -> None:
         assert (record.kind, record.value, record.candidates) == ("demonstration", {"kind": "demonstration"}, ())
 
 
+def test_a_system_message_and_what_was_said_before(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "be kind"}
+    said = [["one", "two"]]
+    rows = {
+        "plain": {"prompt": "q", "completion": "a", "system": "be kind"},
+        "chat": {"prompt": [user("q")], "completion": "a", "system": "be kind"},
+        "history": {"instruction": "do", "input": "x", "output": "a", "history": said, "system": "be kind"},
+        "nothing": {"instruction": "do", "input": "", "output": "a", "history": [], "system": ""},
+    }
+    made = {name: first(tmp_path, row) for name, row in rows.items()}
+    assert made["plain"].prompt == made["chat"].prompt == (system, user("q"))
+    assert made["history"].prompt == (system, user("one"), assistant("two"), user("do\n\nx"))
+    assert (made["nothing"].prompt, made["nothing"].meta) == ("do", {})
+    repeated = {"prompt": "q", "system": "be kind", "chosen": [user("q"), assistant("a")]}
+    pair = first(tmp_path, repeated | {"rejected": [user("q"), assistant("b")]})
+    assert pair.prompt == (system, user("q"))
+    assert [c["text"] for c in pair.candidates] == ["a", "b"]
+    alpaca = first(tmp_path, {"instruction": "do", "input": "x", "chosen": "a", "rejected": "b", "history": said})
+    assert alpaca.prompt == (user("one"), assistant("two"), user("do\n\nx"))
+    twice = {"prompt": [system, user("q")], "completion": "a", "system": "be kind"}
+    with pytest.raises(DataError, match="a column system beside messages"):
+        reading(tmp_path, twice)
+    with pytest.raises(DataError, match=r"history\[1\] is a text, not a question"):
+        reading(tmp_path, {"instruction": "do", "output": "a", "history": ["x"]})
+
+
 def test_every_instance_is_a_demonstration(tmp_path: Path) -> None:
     row = {
         "id": "s1",

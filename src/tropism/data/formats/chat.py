@@ -61,10 +61,11 @@ def dialogue(prompt: Prompt | None, answers: Sequence[Answer], row: Row) -> tupl
         return prompt, list(answers)
     if isinstance(prompt, str):
         prompt = _as_messages(prompt, chats, row)
-    n = len(prompt)
-    if all(len(chat) > n and chat[:n] == prompt for chat in chats):
-        row.repaired["prompt repeated in the answers taken off"] += 1
-        chats = [chat[n:] for chat in chats]
+    for said in (prompt, prompt[1:] if prompt[0]["role"] == "system" else ()):
+        n = len(said)
+        if n and all(len(chat) > n and chat[:n] == said for chat in chats):
+            row.repaired["prompt repeated in the answers taken off"] += 1
+            return prompt, [chat[n:] for chat in chats]
     return prompt, list(chats)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from tropism.data.formats.asked import ASKING, asked
 from tropism.data.formats.base import Format, common, value_of
 from tropism.data.formats.chat import answer_of, candidate_of, dialogue
 from tropism.data.formats.demonstrations import answer_column
@@ -26,7 +27,7 @@ class Critiques(Format):
     name: ClassVar[str] = "critiques"
     summary: ClassVar[str] = "prompt, completion, critique (and span), or correction"
     columns: ClassVar[tuple[str, ...]] = (
-        *("prompt", "completion", "critique", "span", "correction", "annotator", "split", "group", "id"),
+        *(*ASKING, "completion", "critique", "span", "correction", "annotator", "split", "group", "id"),
     )
 
     @classmethod
@@ -36,7 +37,7 @@ class Critiques(Format):
 
     def make(self, row: Row) -> Iterator[Record]:
         """A critique, a correction, or one of each."""
-        prompt, (answer,) = dialogue(row.prompt(), [answer_of(row, answer_column(row))], row)
+        prompt, (answer,) = dialogue(asked(row), [answer_of(row, answer_column(row))], row)
         candidate = candidate_of(answer, row)
         said: list[tuple[Any, dict[str, Any], str]] = []
         if row.has("critique"):

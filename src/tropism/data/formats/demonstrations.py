@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from tropism.data.formats.asked import ASKING, asked, instruction_text, turns, with_system
 from tropism.data.formats.base import Format, Repeats, common
 from tropism.data.formats.chat import answer_of, candidate_of, dialogue, last_turn
-from tropism.data.records import Message, Prompt, Record
+from tropism.data.records import Prompt, Record
 from tropism.data.rows import Row, kind_of, text_of
 from tropism.data.strict_json import BadRow
 
@@ -25,8 +26,8 @@ _JUDGED = frozenset(
 
 @dataclass(frozen=True)
 class Demonstrations(Format):
-    """``prompt`` + ``completion``; or ``messages`` / ``conversations``; or ``instruction`` (+ ``input``) + ``output``
-    or ``instances``. Optional: ``system``, ``annotator``, ``split``, ``group``, ``id``.
+    """``prompt`` + ``completion``; or ``messages`` / ``conversations``; or ``instruction`` (+ ``input``, ``history``) +
+    ``output``; or ``instruction`` + ``instances``. Optional: ``system``, ``annotator``, ``split``, ``group``, ``id``.
 
     Repeats are kept and noted. ``strip_suffix``: text taken off the end of every answer, where it stands (an end token
     that somebody wrote out).
@@ -35,8 +36,8 @@ class Demonstrations(Format):
     name: ClassVar[str] = "demonstrations"
     summary: ClassVar[str] = "prompt, completion; or messages; or instruction, input, output"
     columns: ClassVar[tuple[str, ...]] = (
-        *("prompt", "completion", "messages", "conversations", "instruction", "input", "output", "instances"),
-        *("system", "annotator", "split", "group", "id"),
+        *(*ASKING, "completion", "output", "messages", "instances"),
+        *("annotator", "split", "group", "id"),
     )
 
     usual_repeats: ClassVar[Repeats] = "keep"
@@ -68,10 +69,10 @@ class Demonstrations(Format):
             if column in row.values and "prompt" not in row.values:
                 yield conversation(row, column)
                 return
-        if "instruction" in row.values and "prompt" not in row.values:
-            yield from _instructed(row)
+        if "instances" in row.values and "prompt" not in row.values:
+            yield from _instances(row)
             return
-        prompt = row.prompt()
+        prompt = asked(row)
         found = answer_column(row)
         prompt, (answer,) = dialogue(prompt, [answer_of(row, found)], row)
         if not isinstance(answer, str) and len(answer) > 1:
@@ -87,30 +88,15 @@ def answer_column(row: Row) -> str:
     return found
 
 
-def instruction_text(instruction: str, given: str) -> str:
-    """An instruction and its input as one prompt, with a blank line between them; either may be missing."""
-    return "\n\n".join(part for part in (instruction, given) if part.strip())
-
-
 def conversation(row: Row, column: str) -> tuple[Prompt, str]:
     """The messages before the last one, and what the assistant says in that. Errors: BadRow."""
-    found = row.messages_in(column)
-    if found is None:
-        raise BadRow(f"{column} is {kind_of(row.values[column])}, not a list of messages")
-    if row.has("system"):
-        system: Message = {"role": "system", "content": row.text("system")}
-        found = (system, *found)
-    return last_turn(found, column)
+    before, said = last_turn(turns(row, column), column)
+    return with_system(row, before), said
 
 
-def _instructed(row: Row) -> Iterator[tuple[Prompt, str]]:
+def _instances(row: Row) -> Iterator[tuple[Prompt, str]]:
+    """An instruction with several inputs, each with its output."""
     instruction = row.text("instruction")
-    if "instances" not in row.values:
-        given = row.text("input", empty=True) if row.has("input") else ""
-        row.used.add("input")
-        column = next((c for c in ("output", *ANSWER_COLUMNS) if c in row.values), "output")
-        yield instruction_text(instruction, given), row.text(column)
-        return
     instances = row.listed("instances")
     if not instances:
         raise BadRow("instances is an empty list")

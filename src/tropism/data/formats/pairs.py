@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from tropism.data.formats.asked import ASKING, asked
 from tropism.data.formats.base import Format, common, value_of
 from tropism.data.formats.chat import Answer, answer_of, candidate_of, dialogue
 from tropism.data.records import Prompt, Record
@@ -35,16 +36,17 @@ def label_of_choice(choice: Choice) -> float:
 
 @dataclass(frozen=True)
 class Pairs(Format):
-    """``prompt`` (or ``conversations``, or none), ``chosen`` and ``rejected``; or ``first``, ``second`` and ``label``.
+    """``prompt`` (or ``conversations``, ``instruction`` + ``input``, or none), ``chosen`` and ``rejected``; or
+    ``first``, ``second`` and ``label``.
 
-    Optional: ``strength`` (0-3), ``annotator``, ``split``, ``group``, ``id``, ``reason``. The file's order is kept:
-    slot a is ``chosen`` or ``first``; whoever makes queries of them shuffles. ``empty``: answers may be empty.
+    Optional: ``system``, ``strength`` (0-3), ``annotator``, ``split``, ``group``, ``id``, ``reason``. The file's order
+    is kept: slot a is ``chosen`` or ``first``; whoever makes queries of them shuffles. ``empty``: answers may be empty.
     """
 
     name: ClassVar[str] = "pairs"
     summary: ClassVar[str] = "prompt, chosen, rejected; or prompt, first, second, label (0, 1, 0.5)"
     columns: ClassVar[tuple[str, ...]] = (
-        *("prompt", "conversations", "chosen", "rejected", "first", "second", "label", "strength"),
+        *(*ASKING, "chosen", "rejected", "first", "second", "label", "strength"),
         *("reason", "annotator", "split", "group", "id"),
     )
 
@@ -57,7 +59,9 @@ class Pairs(Format):
             return "label" in row.values
         if not row.has("chosen", "rejected"):
             return False
-        return "prompt" in row.values or "conversations" in row.values or not is_transcript(row.values["chosen"])
+        return bool({"prompt", "instruction", "conversations"} & set(row.values)) or not is_transcript(
+            row.values["chosen"]
+        )
 
     def make(self, row: Row) -> Iterator[Record]:
         """One comparison."""
@@ -89,17 +93,12 @@ def is_transcript(value: Any) -> bool:
 
 
 def _prompt(row: Row) -> Prompt | None:
-    if "conversations" in row.values and "prompt" not in row.values:
-        turns = row.messages_in("conversations")
-        if turns is None:
-            raise BadRow("conversations is no list of turns")
-        return turns
-    # no column at all, in any row of a table: the prompt stands inside the answers
-    if "prompt" not in row.values:
-        if not {"chosen", "first"} & set(row.values):
-            raise BadRow(row.missing("prompt"))
-        return None
-    return row.prompt()
+    """The prompt, or None where it stands inside the answers."""
+    if {"prompt", "instruction", "conversations"} & set(row.values):
+        return asked(row)
+    if not {"chosen", "first"} & set(row.values):
+        raise BadRow(row.missing("prompt"))
+    return None
 
 
 def _split(prompt: Prompt | None, first: Answer, second: Answer, row: Row) -> tuple[Prompt, list[Answer]]:

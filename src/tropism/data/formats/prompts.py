@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tropism.data.formats.asked import with_system
 from tropism.data.formats.base import Format, common
 from tropism.data.records import Record
 from tropism.data.rows import Row
@@ -23,7 +24,7 @@ class Prompts(Format):
 
     name: ClassVar[str] = "prompts"
     summary: ClassVar[str] = "prompt"
-    columns: ClassVar[tuple[str, ...]] = ("prompt", "split", "group", "id")
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "system", "split", "group", "id")
 
     @classmethod
     def fits(cls, row: Row) -> bool:
@@ -32,4 +33,4 @@ class Prompts(Format):
 
     def make(self, row: Row) -> Iterator[Record]:
         """One prompt."""
-        yield Record(prompt=row.prompt(), **common(row))
+        yield Record(prompt=with_system(row, row.prompt()), **common(row))

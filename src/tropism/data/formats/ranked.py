@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from tropism.data.formats.asked import ASKING, asked
 from tropism.data.formats.base import Format, common, value_of
 from tropism.data.formats.chat import Answer, candidate_of, dialogue
 from tropism.data.records import Record
@@ -27,7 +28,7 @@ class Ranked(Format):
     name: ClassVar[str] = "ranked"
     summary: ClassVar[str] = "prompt, completions (a list, best first), optionally ranks"
     columns: ClassVar[tuple[str, ...]] = (
-        *("prompt", "completions", "ranks", "reason", "annotator", "split", "group", "id"),
+        *(*ASKING, "completions", "ranks", "reason", "annotator", "split", "group", "id"),
     )
 
     empty: bool = False
@@ -45,7 +46,7 @@ class Ranked(Format):
             name = f"completions[{place}]"
             is_chat = isinstance(one, list)
             answers.append(messages(one, name, row.repaired) if is_chat else text_of(one, name, empty=self.empty))
-        prompt, answers = dialogue(row.prompt(), answers, row)
+        prompt, answers = dialogue(asked(row), answers, row)
         candidates = tuple(candidate_of(answer, row, empty=self.empty) for answer in answers)
         distinct(candidates)
         value = ranking(_ranks(row, len(answers)))

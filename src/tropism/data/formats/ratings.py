@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from tropism.data.formats.asked import ASKING, asked
 from tropism.data.formats.base import Format, common, value_of
 from tropism.data.formats.chat import answer_of, candidate_of, dialogue
 from tropism.data.formats.demonstrations import ANSWER_COLUMNS, answer_column
@@ -33,7 +34,7 @@ class Ratings(Format):
     name: ClassVar[str] = "ratings"
     summary: ClassVar[str] = "prompt, completion, score, scale; or a column per aspect (aspects=…, scale=…)"
     columns: ClassVar[tuple[str, ...]] = (
-        *("prompt", "completion", "score", "scale", "aspect", "segment", "step"),
+        *(*ASKING, "completion", "score", "scale", "aspect", "segment", "step"),
         *("reason", "annotator", "split", "group", "id"),
     )
 
@@ -62,7 +63,7 @@ class Ratings(Format):
 
     def make(self, row: Row) -> Iterator[Record]:
         """One rating, or one for each aspect."""
-        prompt, (answer,) = dialogue(row.prompt(), [answer_of(row, answer_column(row), empty=self.empty)], row)
+        prompt, (answer,) = dialogue(asked(row), [answer_of(row, answer_column(row), empty=self.empty)], row)
         candidates = (candidate_of(answer, row, empty=self.empty),)
         values = [value_of("rating", raw, 1) for raw in self._scores(row)]
         text = row.maybe_text("reason")

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tropism.data.formats.asked import ASKING, asked
 from tropism.data.formats.base import Format, common, value_of
 from tropism.data.formats.chat import Answer, answer_of, candidate_of, dialogue
-from tropism.data.formats.demonstrations import ANSWER_COLUMNS, answer_column, conversation, instruction_text
+from tropism.data.formats.demonstrations import ANSWER_COLUMNS, answer_column, conversation
 from tropism.data.records import Prompt, Record
 from tropism.data.rows import Row
 
@@ -19,8 +20,8 @@ from tropism.data.rows import Row
 @dataclass(frozen=True)
 class Unpaired(Format):
     """``label`` (or ``kto_tag``), true or false, beside ``prompt`` + ``completion``, ``messages`` / ``conversations``,
-    or ``instruction`` (+ ``input``) + ``output``. Optional: ``name`` (of the quality), ``annotator``, ``split``,
-    ``group``, ``id``, ``reason``.
+    or ``instruction`` (+ ``input``) + ``output``. Optional: ``system``, ``name`` (of the quality), ``annotator``,
+    ``split``, ``group``, ``id``, ``reason``.
 
     ``quality``: what the label says yes or no to, where no column ``name`` says it. ``empty``: answers may be empty.
     """
@@ -28,7 +29,7 @@ class Unpaired(Format):
     name: ClassVar[str] = "unpaired"
     summary: ClassVar[str] = "prompt, completion, label (true or false)"
     columns: ClassVar[tuple[str, ...]] = (
-        *("prompt", "completion", "messages", "conversations", "instruction", "input", "output", "label", "kto_tag"),
+        *(*ASKING, "completion", "output", "messages", "label", "kto_tag"),
         *("name", "reason", "annotator", "split", "group", "id"),
     )
 
@@ -64,12 +65,6 @@ class Unpaired(Format):
             for column in ("messages", "conversations"):
                 if column in row.values:
                     return conversation(row, column)
-        prompt: Prompt
-        if "prompt" not in row.values and "instruction" in row.values:
-            given = row.text("input", empty=True) if row.has("input") else ""
-            prompt = instruction_text(row.text("instruction", empty=bool(given.strip())), given)
-        else:
-            prompt = row.prompt()
         found = answer_column(row)
-        prompt, (answer,) = dialogue(prompt, [answer_of(row, found, empty=self.empty)], row)
+        prompt, (answer,) = dialogue(asked(row), [answer_of(row, found, empty=self.empty)], row)
         return prompt, answer

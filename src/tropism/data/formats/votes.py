@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from tropism.data.formats.asked import ASKING, asked
 from tropism.data.formats.base import Format, Repeats, common, value_of
 from tropism.data.formats.chat import Answer, answer_of, candidate_of, dialogue
-from tropism.data.formats.demonstrations import instruction_text
 from tropism.data.formats.pairs import choice_of_label
-from tropism.data.records import Prompt, Record
+from tropism.data.records import Record
 from tropism.data.rows import Row, number_of
 from tropism.data.strict_json import BadRow, short
 from tropism.errors import DataError
@@ -42,7 +42,7 @@ class Votes(Format):
         "instruction, input, response1, response2, annotator1 … annotatorN; or first, second, votes"
     )
     columns: ClassVar[tuple[str, ...]] = (
-        *("prompt", "instruction", "input", "response1", "response2", "first", "second", "votes"),
+        *(*ASKING, "response1", "response2", "first", "second", "votes"),
         *("motivation_app", "split", "group", "id"),
     )
     usual_repeats: ClassVar[Repeats] = "keep"
@@ -71,7 +71,7 @@ class Votes(Format):
         answers = [self._answer(row, name) for name in names]
         if answers[0] == answers[1]:
             raise BadRow("the two answers are identical")
-        prompt, answers = dialogue(_prompt(row), answers, row)
+        prompt, answers = dialogue(asked(row), answers, row)
         candidates = tuple(candidate_of(answer, row, empty=self.empty) for answer in answers)
         values = {name: value_of("comparison", vote, 2) for name, vote in self._votes(row)}
         group = row.name("motivation_app")
@@ -128,11 +128,3 @@ def _choice(vote: Any, name: str, coding: Coding) -> str:
     if number not in _TIE_FIRST:
         raise BadRow(f"{name} is {short(vote)}, not 0 (tie), 1 (first) or 2 (second)")
     return _TIE_FIRST[number]
-
-
-def _prompt(row: Row) -> Prompt:
-    if "instruction" in row.values and "prompt" not in row.values:
-        given = row.text("input", empty=True) if row.has("input") else ""
-        row.used.add("input")
-        return instruction_text(row.text("instruction", empty=bool(given.strip())), given)
-    return row.prompt()
