@@ -69,7 +69,7 @@ def judgements(word: str = "w", tasks: int = 120, seed: int = 0, **payload: Any)
 def settings(**over: Any) -> RewardSection:
     base: dict[str, Any] = {
         "network": "classifier", "epochs": 4, "batch_size": 16, "learning_rate": 2e-3, "head_learning_rate": 1e-2,
-        "judge": False,
+        "judge": False, "micro_batch_size": 32,
     }  # fmt: skip
     return RewardSection(**(base | over))
 
@@ -91,6 +91,10 @@ def test_a_planted_preference_is_learned_and_held_out_votes_agree(kind: str, tmp
     assert validation["accuracy"]["pairs"] == 30
     assert any("score" in name or "classifier" in name for name in made.values["fresh"])
     folder = made.folders["reward"]
+    card = (folder / "README.md").read_text()
+    assert 'pipeline_tag: "text-classification"' in card
+    assert "held-out accuracy" in card
+    assert str(tmp_path) not in card
     reward = LearnedReward.load(folder)
     texts = (f"{word}{LIKED} {word}20", f"{word}30")
     rows = [Answered({"prompt": f"{word}1"}, text, True) for text in texts]

@@ -11,12 +11,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from tropism.engine.adapters import add_lora
+from tropism.engine.cards import write_card
 from tropism.engine.classifiers import load_classifier
 from tropism.engine.models import context_length
 from tropism.errors import DataError
@@ -25,7 +27,8 @@ from tropism.language.classifier_reward import ClassifierNetwork, ClassifierScor
 from tropism.language.config import RewardModelSection
 from tropism.language.frozen_reward import OPINIONS, FrozenNetwork, FrozenScores, TokenEnsemble
 from tropism.language.policy import LanguagePolicy
-from tropism.language.reward_network import LearnedReward, RewardNetwork
+from tropism.language.reward_card import reward_card
+from tropism.language.reward_network import LearnedReward, RewardNetwork, rows_of
 from tropism.language.reward_text import Answered, shares_ids
 from tropism.reward.assessment import assess
 from tropism.reward.dataset import RewardData
@@ -116,34 +119,29 @@ def fit_learned_reward(
         )
     pairs = [(data.tasks[int(t)], c) for c, t in zip(data.candidates, data.candidate_task, strict=True)]
     rows = [Answered.of(t, c) for t, c in pairs]
-    scale_rows = None
-    if scale_set is not None:
-        scale_rows = [Answered.of(t, c) for t, row in zip(*scale_set, strict=True) for c in row]
+    scale_rows = None if scale_set is None else rows_of(*scale_set)
     fitting = Fitting(base, rows, settings, precision, policy, scale_rows)
     reward, result, made = fitting.fit(data, run)
     reward.rows_cut = 0
     scores = reward.combine(reward.member_scores(rows))
     utilities = None if gold is None else gold(pairs)
-    assessment = assess(
-        scores.numpy(),
-        data,
-        np.array(made.lengths),
-        group_by="group" if any("group" in t.payload for t in data.tasks) else "kind",
-        gold=None if utilities is None else np.array(utilities),
-        judgements=judgements,
-        cluster_by=cluster_by,
-        rows_cut=reward.rows_cut,
-    ).as_json()
-    about = {"events": len(judgements), "fit": asdict(result)}
+    group_by = "group" if any("group" in t.payload for t in data.tasks) else "kind"
+    truth = None if utilities is None else np.array(utilities)
+    known: dict[str, Any] = {"judgements": judgements, "cluster_by": cluster_by, "rows_cut": reward.rows_cut}
+    assessment = assess(scores.numpy(), data, np.array(made.lengths), group_by, truth, **known).as_json()
+    about = {"events": len(judgements), "fit": asdict(result), "fresh": list(made.fresh)}
+    values: dict[str, Any] = {"assessment": assessment, "fit": asdict(result), "fresh": list(made.fresh)}
+    values |= {"rows_cut": reward.rows_cut, "data": data.summary()}
     with run.making("reward") as folder:
         reward.save(folder, about)
         (folder / "assessment.json").write_text(json.dumps(assessment, indent=1, sort_keys=True))
+        write_card(folder, reward_card(run.name, base, settings, values))
         if settings.judge and len(data.fold(False)) >= MIN_JUDGE_ROWS:
             own = replace(run, name=f"{run.name}:judge", folder=run.folder / "judge", seed=derive(run.seed, "judge"))
             judge, _, _ = fitting.fit(swap_splits(data), own)
             judge.save(folder / "judge", {"fitted on": "validation split"})
-    values = {"assessment": assessment, "fit": asdict(result), "rows_cut": reward.rows_cut, "data": data.summary()}
-    return Made({"reward": run.folder / "reward"}, values | {"fresh": list(made.fresh)})
+            write_card(folder / "judge", reward_card(run.name, base, settings, values, judge=True))
+    return Made({"reward": run.folder / "reward"}, values)
 
 
 def fit_settings(settings: RewardModelSection) -> FitSettings:

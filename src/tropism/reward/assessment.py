@@ -132,7 +132,7 @@ def assess(
         gold=measured(as_gold_judges(pairs, gold)) if some and gold is not None else None,
         by_stream=_by([data.streams[s] for s in held_out.stream], credit, pairs),
         by_group=_by(groups, credit, pairs),
-        by_teacher=by_teacher(clean, data, votes),
+        by_teacher=by_teacher(clean, data, votes, clusters),
         by_length=by_length(clean, pairs, size) if some and size is not None else None,
         majority=against_majority(clean, pairs) if some else None,
         rankings=assess_rows(clean, rows_of(validation), clusters, size, longer, seed),

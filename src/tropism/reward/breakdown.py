@@ -5,7 +5,7 @@ Left out: agreement between annotators, which says nothing of the model (feedbac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tropism.feedback.records import Judgement
 from tropism.reward import calibration
 from tropism.reward.dataset import RewardData
-from tropism.reward.pairs import Floats, Pairs, clustered_share, credits
+from tropism.reward.pairs import Floats, Ints, Pairs, clustered_share, credits
 from tropism.reward.share import Share
 
 FEW = 10
@@ -82,35 +82,32 @@ def against_majority(scores: Floats, pairs: Pairs) -> Majority | None:
     return Majority(accuracy, calibration.log_likelihood(gap, votes), float(split.sum() / decided.sum()))
 
 
-def by_teacher(scores: Floats, data: RewardData, judgements: Sequence[Judgement]) -> dict[str, Share]:
+def by_teacher(
+    scores: Floats, data: RewardData, judgements: Sequence[Judgement], clusters: Ints | None = None
+) -> dict[str, Share]:
     """Accuracy on each annotator's own votes, those of ``judgements``; empty where there is one annotator alone.
 
-    ``scores`` ``[n]`` are of ``data.candidates``.
+    ``scores`` ``[n]`` are of ``data.candidates``; ``clusters`` ``[tasks]`` is what intervals count as independent.
     """
-    number = {candidate.id: i for i, candidate in enumerate(data.candidates)}
-    own: dict[str, list[Judgement]] = {}
-    for judgement in judgements:
-        own.setdefault(judgement.teacher_id, []).append(judgement)
-    if len(own) < 2:
+    if len({j.teacher_id for j in judgements}) < 2:
         return {}
-    found: dict[str, Share] = {}
-    few: list[tuple[Floats, Pairs]] = []
-    tasks: Mapping[str, int] = {task.id: i for i, task in enumerate(data.tasks)}
-    for teacher, votes in sorted(own.items()):
-        mine = RewardData.from_judgements(votes)
-        pairs = Pairs.of(mine)
-        if not len(pairs):
-            continue
-        credit = credits(scores[[number[c.id] for c in mine.candidates]], pairs)
-        pairs = replace(pairs, task=np.array([tasks[mine.tasks[t].id] for t in pairs.task], dtype=np.int64))
-        if len(pairs) < FEW:
-            few.append((credit, pairs))
-        else:
-            found[teacher] = clustered_share(credit, pairs)
-    if few:
-        together = [np.concatenate([getattr(p, name) for _, p in few]) for name in Pairs.__dataclass_fields__]
-        found[OTHERS] = clustered_share(np.concatenate([credit for credit, _ in few]), Pairs(*together))
-    return found
+    number = {candidate.id: i for i, candidate in enumerate(data.candidates)}
+    task = {task.id: i for i, task in enumerate(data.tasks)}
+    # without a kind, every teacher is a stream of its own, and votes of several are not merged
+    apart = RewardData.from_judgements([replace(j, teacher_kind="") for j in judgements])
+    pairs = Pairs.of(apart)
+    credit = credits(scores[[number[c.id] for c in apart.candidates]], pairs)
+    tasks = np.array([task[t.id] for t in apart.tasks], dtype=np.int64)
+    tasks = tasks if clusters is None else clusters[tasks]
+    pairs = replace(pairs, task=tasks[pairs.task])
+    often = np.bincount(pairs.stream, minlength=len(apart.streams)) >= FEW
+    found = {
+        name: clustered_share(credit[pairs.stream == i], pairs.take(pairs.stream == i))
+        for name, i in sorted((name, i) for i, name in enumerate(apart.streams))
+        if often[i]
+    }
+    rest = ~often[pairs.stream]
+    return found | ({OTHERS: clustered_share(credit[rest], pairs.take(rest))} if rest.any() else {})
 
 
 def _of(credit: Floats, pairs: Pairs, rows: NDArray[np.bool_]) -> Share | None:

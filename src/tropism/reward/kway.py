@@ -17,6 +17,8 @@ from tropism.reward.dataset import RewardData
 from tropism.reward.pairs import Floats, Ints
 
 DRAWS = 2000
+BLOCK = 4_000_000
+"""Numbers drawn at once: memory does not grow with the clusters."""
 
 
 @dataclass(frozen=True)
@@ -135,16 +137,20 @@ class _Bootstrap:
 
     def __init__(self, weight: Floats, cluster: Ints, seed: int) -> None:
         _, self.cluster = np.unique(cluster, return_inverse=True)
-        self.weight, count = weight, int(self.cluster.max()) + 1
-        self.times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), DRAWS).astype(np.float64)
+        self.weight, self.seed = weight, seed
+        self.clusters = int(self.cluster.max()) + 1
 
     def mean(self, values: Floats) -> Interval:
         """Mean of ``values`` ``[rows]`` over votes; NaN rows are left out, and so are draws without any other."""
         known = np.isfinite(values)
-        size = self.times.shape[1]
-        total = np.bincount(self.cluster[known], self.weight[known] * values[known], size)
-        votes = np.bincount(self.cluster[known], self.weight[known], size)
-        drawn = self.times @ votes
-        means = (self.times @ total)[drawn > 0] / drawn[drawn > 0]
-        low, high = np.quantile(means, [0.025, 0.975])
+        total = np.bincount(self.cluster[known], self.weight[known] * values[known], self.clusters)
+        votes = np.bincount(self.cluster[known], self.weight[known], self.clusters)
+        random, evenly = np.random.default_rng(self.seed), np.full(self.clusters, 1 / self.clusters)
+        means: list[Floats] = []
+        block = max(1, min(DRAWS, BLOCK // self.clusters))
+        for start in range(0, DRAWS, block):  # draw by draw the same, whatever the block
+            times = random.multinomial(self.clusters, evenly, min(block, DRAWS - start)).astype(np.float64)
+            drawn = times @ votes
+            means.append((times @ total)[drawn > 0] / drawn[drawn > 0])
+        low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
         return Interval(float(total.sum() / votes.sum()), float(low), float(high))
