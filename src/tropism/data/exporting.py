@@ -74,7 +74,7 @@ def export(
     report = ExportReport(path, named, kind_of_target(path))
     fixed = (*FORMATS[named].columns, *_ANNOTATIONS)
     with spooled(path, fixed, write=write) as spool:
-        _fill(spool, Rows(named, chosen), records, splits, report)
+        _fill(spool, Rows(named, chosen, report.kind != "jsonl"), records, splits, report)
         spool.settle()
         report.left_out.update(left_before or {})
         report.records += sum((left_before or {}).values())

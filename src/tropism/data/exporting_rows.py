@@ -25,6 +25,7 @@ Form = Literal["chosen", "mixed", "label"]
 Conversational = Literal["auto", "always", "never"]
 Row = dict[str, Any]
 _ASSISTANT = "assistant"
+_ORDER_UNKNOWN = "order shown, which nobody knows (that of the slots)"
 
 
 class LeftOut(Exception):
@@ -60,6 +61,8 @@ class Rows:
 
     format: ExportFormat
     options: ExportOptions
+    tabular: bool = False
+    """All rows have the same columns."""
     lost: Counter[str] = field(default_factory=Counter)
     _votes: dict[str, tuple[Row, int]] = field(default_factory=dict)
 
@@ -96,7 +99,7 @@ class Rows:
         if form == "label" or choice == "tie":
             first, second = record.shown or (0, 1)
             if record.shown is None:
-                self.lost["order shown, which nobody knows (that of the slots)"] += 1
+                self.lost[_ORDER_UNKNOWN] += 1
             row = self._asked(record, {"first": first, "second": second})
             # the label speaks of what was shown first, the choice of slot a
             row["label"] = label_of_choice(
@@ -168,10 +171,12 @@ class Rows:
         if (record.text or "").strip():
             self.lost["reason"] += 1
         first, second = record.shown or (0, 1)
-        if record.shown is None:
-            self.lost["order shown, which nobody knows (that of the slots)"] += 1
-        row = self._asked(record, {"first": first, "second": second})
-        row = self._completed(record, row)
+        names = ("first", "second")
+        if record.shown is None and not self.tabular:
+            names = ("response1", "response2")  # which says nothing of the order
+        elif record.shown is None:
+            self.lost[_ORDER_UNKNOWN] += 1
+        row = self._completed(record, self._asked(record, {names[0]: first, names[1]: second}))
         row.pop("annotator")
         swap = {"a": "b", "b": "a"} if first else {}
         choice = swap.get(value["choice"], value["choice"])

@@ -31,7 +31,7 @@ FileKind = Literal["jsonl", "csv", "parquet", "datasets"]
 UNSPLIT = "unsplit"
 """The part of a ``datasets`` folder that holds rows without a split, where others have one."""
 _SUFFIXES: dict[str, FileKind] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", "": "datasets"}
-_CHATS = ("prompt", "completion", "chosen", "rejected", "first", "second")
+_CHATS = ("prompt", "completion", "chosen", "rejected", "first", "second", "response1", "response2")
 """Columns that hold text or messages."""
 _NULLS = ("NA", "N/A", "n/a", "NULL", "null", "None", "NaN", "nan", "NAN", "<NA>", "#N/A", "-NaN", "-nan")
 """Cells of CSV that other readers take for nothing; ours takes them for text."""
