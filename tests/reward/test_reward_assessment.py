@@ -17,6 +17,7 @@ from tropism.reward.assessment import as_gold_judges, assess, assess_pairs, pref
 from tropism.reward.calibration import calibration_noise, expected_calibration_error, fit_temperature, reliability
 from tropism.reward.dataset import RewardData
 from tropism.reward.pairs import Pairs, clustered_share, credits, pair_accuracy
+from tropism.reward.share import weighted_share
 
 
 def boltzmann_pairs(n: int, beta: float = 1.0, per_task: int = 1, seed: int = 0) -> tuple[np.ndarray, Pairs]:
@@ -204,3 +205,11 @@ def test_unusable_scores_are_named():
     scores[7] = math.nan
     with pytest.raises(RewardError, match=data.candidates[7].id):
         assess(scores, data)
+
+
+def test_a_share_of_one_cluster_has_a_wide_interval() -> None:
+    credit = np.array([1.0, 0.0, 1.0, 1.0] * 100)
+    one = weighted_share(credit, np.ones(400), np.zeros(400, dtype=np.int64))
+    many = weighted_share(credit, np.ones(400), np.arange(400))
+    assert one.high - one.low > 0.5
+    assert many.high - many.low < 0.1

@@ -70,7 +70,7 @@ class RewardModelSection(Section):
 
     network: NetworkKind = "frozen"
     """``frozen``: small networks on features of a language model that does not move; ``classifier``: a decoder or
-    encoder with a classification head, fine-tuned."""
+    encoder with a classification head, fine-tuned; ``lexical``: the text alone, no language model."""
     base: str | None = None
     """The reward model's own starting model, folder or name; null: the reference policy."""
     members: int | None = Field(None, ge=1)

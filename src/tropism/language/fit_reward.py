@@ -26,13 +26,15 @@ from tropism.feedback.records import Candidate, Judgement, Task
 from tropism.language.classifier_reward import ClassifierNetwork, ClassifierScores
 from tropism.language.config import RewardModelSection
 from tropism.language.frozen_reward import OPINIONS, FrozenNetwork, FrozenScores, TokenEnsemble
+from tropism.language.lexical_fit import fit_lexical
+from tropism.language.lexical_reward import LexicalNetwork, count_rows, lexical_scores
 from tropism.language.policy import LanguagePolicy
 from tropism.language.reward_card import reward_card
 from tropism.language.reward_network import LearnedReward, RewardNetwork, rows_of
 from tropism.language.reward_text import Answered, shares_ids
 from tropism.reward.assessment import assess
 from tropism.reward.dataset import RewardData
-from tropism.reward.fitting import FitResult, FitSettings, ScoreModel, fit
+from tropism.reward.fitting import FitResult, FitSettings, fit
 from tropism.runtime.precision import Precision
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
@@ -46,16 +48,18 @@ ScaleSet = tuple[Sequence[Task], Sequence[Sequence[Candidate]]]
 
 @dataclass(frozen=True)
 class Untrained:
-    """A network before its fit: what fitting sees (all candidates by number), what scores and saves, the same weights.
+    """A network before its fit: what fitting sees (all candidates by number), and what scores and saves afterwards.
 
-    ``lengths``: of every candidate's completion as the network reads it. ``fresh``: weights the base did not have.
+    ``network`` is asked for when ``model`` is fitted, which ``fit`` does. ``lengths``: of every candidate's completion
+    as the network reads it. ``fresh``: weights the base did not have.
     """
 
-    model: ScoreModel
-    network: RewardNetwork
+    model: Any
+    network: Callable[[], RewardNetwork]
     exact: bool
     lengths: list[int]
     fresh: tuple[str, ...] = ()
+    fit: Callable[[Any, RewardData, FitSettings, int, StageRun], FitResult] = fit
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,10 @@ class Fitting:
     def fit(self, data: RewardData, run: StageRun) -> tuple[LearnedReward, FitResult, Untrained]:
         """A fitted model on a frozen scale, and how the fit went."""
         made = self.untrained(data, run.seed)
-        result = fit(made.model, data, fit_settings(self.settings), run.seed, run)
+        result = made.fit(made.model, data, fit_settings(self.settings), run.seed, run)
         for _, parameter in made.model.named_parameters():
             parameter.requires_grad_(False)
-        network = made.network.merged() if isinstance(made.network, ClassifierNetwork) else made.network
-        reward = LearnedReward(network, None, made.exact, self.settings.pessimism)
+        reward = LearnedReward(made.network(), None, made.exact, self.settings.pessimism)
         if self.scale_rows is not None:
             return reward.frozen_on(self.scale_rows, f"{len(self.scale_rows)} samples of the reference"), result, made
         train = [self.rows[i] for i in train_candidates(data).tolist()]
@@ -171,6 +174,7 @@ OWN = {
     "classifier": Own(
         1, FitSettings(epochs=3, learning_rate=2e-5, head_learning_rate=1e-3, patience=2, warmup=0.05, decay=True)
     ),
+    "lexical": Own(5, FitSettings(epochs=1)),
 }
 OWN["adapters"] = replace(OWN["classifier"], fit=replace(OWN["classifier"].fit, learning_rate=2e-4))
 
@@ -186,7 +190,7 @@ def build_frozen(fitting: Fitting, data: RewardData, seed: int) -> Untrained:
     encoded = network.reader.read(fitting.rows, context, exact)
     model = FrozenScores(ensemble, trunk, encoded, fitting.precision)
     model.standardise(train_candidates(data))
-    return Untrained(model, network, exact, [len(c) for c in encoded.completions])
+    return Untrained(model, lambda: network, exact, [len(c) for c in encoded.completions])
 
 
 def build_classifier(fitting: Fitting, data: RewardData, seed: int) -> Untrained:
@@ -199,7 +203,16 @@ def build_classifier(fitting: Fitting, data: RewardData, seed: int) -> Untrained
     exact = fitting.shares(classifier.tokenizer)
     encoded = network.reader.read(fitting.rows, network.context, exact)
     model = ClassifierScores(network, encoded, settings.micro_batch_size)
-    return Untrained(model, network, exact, [len(c) for c in encoded.completions], classifier.fresh)
+    return Untrained(model, network.merged, exact, [len(c) for c in encoded.completions], classifier.fresh)
+
+
+def build_lexical(fitting: Fitting, data: RewardData, seed: int) -> Untrained:
+    """A Gaussian process on the texts themselves. Lengths are characters."""
+    members = fitting.settings.members or OWN["lexical"].members
+    counted, train = count_rows(fitting.rows), train_candidates(data).tolist()
+    features, scores = lexical_scores(counted, data.candidate_task.tolist(), train, members, seed)
+    lengths = [len(row.text) for row in fitting.rows]
+    return Untrained(scores, lambda: LexicalNetwork.of(features, scores), False, lengths, fit=fit_lexical)
 
 
 NEEDS_NO_BASE = ("lexical",)
@@ -207,6 +220,7 @@ NEEDS_NO_BASE = ("lexical",)
 BUILDERS: dict[str, Callable[[Fitting, RewardData, int], Untrained]] = {
     "frozen": build_frozen,
     "classifier": build_classifier,
+    "lexical": build_lexical,
 }
 
 

@@ -1,7 +1,8 @@
 """A fitted reward model: one of several networks, scores on a frozen scale, a folder that holds all of it.
 
-The kinds: ``frozen`` (small networks on a language model's features, ``frozen_reward.py``) and ``classifier`` (a
-sequence classifier that is fine-tuned, or one from elsewhere, ``classifier_reward.py``). All are ensembles.
+The kinds: ``frozen`` (small networks on a language model's features, ``frozen_reward.py``), ``classifier`` (a sequence
+classifier that is fine-tuned, or one from elsewhere, ``classifier_reward.py``) and ``lexical`` (a Gaussian process on
+the text itself, ``lexical_reward.py``). All are ensembles.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tropism.errors import RewardError, StoreError
 from tropism.feedback.records import Candidate, Task
 from tropism.language.classifier_reward import ClassifierNetwork
 from tropism.language.frozen_reward import FrozenNetwork
+from tropism.language.lexical_reward import LexicalNetwork
 from tropism.language.reward_text import Answered, Reader, shares_ids
 from tropism.language.rewards import checked_scores
 from tropism.reward.ensemble import FrozenScale
@@ -58,6 +60,7 @@ class RewardNetwork(Protocol):
 KINDS: dict[str, Callable[[Path, Mapping[str, Any]], RewardNetwork]] = {
     "frozen": FrozenNetwork.load,
     "classifier": ClassifierNetwork.load,
+    "lexical": LexicalNetwork.load,
 }
 """How each kind is loaded from its folder and the values that ``save`` returned."""
 

@@ -31,7 +31,8 @@ def weighted_share(credit: NDArray[np.float64], weight: NDArray[np.float64], tas
     clusters = int(group.max()) + 1
     residual = np.bincount(group, weight * (credit - value))
     variance = clusters / max(clusters - 1, 1) * float((residual**2).sum()) / total**2
-    n = value * (1 - value) / variance if variance > 0 else float(clusters)
+    # a single cluster says nothing of the spread (its residual is 0 but for rounding), nor do clusters that all agree
+    n = value * (1 - value) / variance if clusters > 1 and variance > 1e-12 else float(clusters)
     z = 1.959963984540054
     centre = (value + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
