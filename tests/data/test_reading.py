@@ -101,6 +101,15 @@ def test_a_few_broken_rows_do_not_hide_the_format(tmp_path: Path) -> None:
     assert [bad.line for bad in reading.rejected] == [1, 2]
 
 
+def test_a_row_of_another_format_is_not_taken_for_one_of_the_first(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": f"p{i}", "completion": "good"} for i in range(30)]
+    path = written(tmp_path, *rows, {"prompt": "q", "completion": "bad", "label": False})
+    (bad,) = read(path).rejected
+    assert bad == Rejected(31, "a row of 'unpaired', not of 'demonstrations' as the first rows: name the format")
+    named = read(path, format="demonstrations")
+    assert (len(named.records), named.records[-1].meta) == (31, {"label": False})
+
+
 def test_the_account_of_a_reading(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "who": i} for i in range(3)]
     path = written(tmp_path, *rows, {"prompt": "q", "chosen": "a", "rejected": "b"}, "", "[]")

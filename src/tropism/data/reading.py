@@ -85,7 +85,7 @@ class Source:
             yield made
             return
         reading.rows += len(made.rows)
-        reason = made.reason or repeats.fault(made.records, made.rows[0].line, made.rows[0].file)
+        reason = made.reason or self._another(made) or repeats.fault(made.records, made.rows[0].line, made.rows[0].file)
         if reason:
             for row in made.rows:
                 yield Rejected(row.line, reason, row.file)
@@ -97,6 +97,17 @@ class Source:
         if not made.records:
             reading.empty_rows += len(made.rows)
         yield from made.records
+
+    def _another(self, made: Made) -> str:
+        """Why rows that gave records should not have: where the first rows alone decided on the format, a later one of
+        another format (an answer that was judged bad, among demonstrations) must not be taken for one of them."""
+        if not self._guessed:
+            return ""
+        for row in made.rows:
+            others = [k.name for k in FORMATS.values() if k.fits(row)] if not self.format.fits(row) else []
+            if others:
+                return f"a row of {_listed(others)}, not of {self.format.name!r} as the first rows: name the format"
+        return ""
 
     def _check_rejected(self, rejected: int, records: int, last: Rejected) -> None:
         if rejected > max(records, MOST_REJECTED) or (not records and rejected > MOST_BEFORE_FIRST):
