@@ -217,7 +217,13 @@ class LanguageDomain:
         self, reward: Path, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]], run: StageRun
     ) -> NDArray[np.float64]:
         """Standardised scores ``[E, N, K]`` of each ensemble member, for choosing queries by disagreement."""
-        return LearnedReward.load(reward).score_candidates_by_member(tasks, candidates).double().numpy()
+        learned = LearnedReward.load(reward)
+        if learned.network.members < 2:
+            raise ConfigError(
+                "queries are chosen by the reward ensemble's disagreement, and one member disagrees with nobody",
+                'set reward.members = 3 or more, or feedback.selection = "random"',
+            )
+        return learned.score_candidates_by_member(tasks, candidates).double().numpy()
 
     def improve(self, policy: Path, reference: Path, reward: Path | None, run: StageRun) -> Made:
         """PPO from ``policy``, leashed to ``reference``."""
