@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from tropism.digests import digest_file, digest_folder
 from tropism.engine.adapters import base_of
@@ -21,7 +22,7 @@ from tropism.errors import ConfigError, DataError
 from tropism.feedback.records import Candidate, Judgement, Split, Task
 from tropism.language.config import LanguageConfig
 from tropism.language.evaluate import Evaluator, check_kept
-from tropism.language.fit_reward import fit_learned_reward
+from tropism.language.fit_reward import ScaleSet, fit_learned_reward
 from tropism.language.leash import leashed, trainable
 from tropism.language.policy import ActorCritic, LanguagePolicy
 from tropism.language.policy_card import base_card, improved_card
@@ -187,21 +188,25 @@ class LanguageDomain:
 
     def fit_reward(self, policy: Path, reference: Path, judgements: Sequence[Judgement], run: StageRun) -> Made:
         """Fit the reward model, freeze its scale on samples of the reference, assess it; and a judge beside it."""
-        trunk = LanguagePolicy.load(reference)
-        tasks = self.tasks("train", self.config.reward.scale_samples, derive(run.seed, "scale-tasks"))
-        frozen = sample_candidates(
-            trunk, "reference", tasks, 1, self.sampling(trunk), derive(run.seed, "scale"), self.precision
-        )
+        tokenizer, samples = self._scale_samples(reference, run)
         return fit_learned_reward(
             self.config.reward.base or reference,
             judgements,
             self.config.reward,
             self.precision,
             run,
-            policy=trunk.tokenizer,
-            scale_set=(tasks, frozen),
+            policy=tokenizer,
+            scale_set=samples,
             gold=self._gold_of,
         )
+
+    def _scale_samples(self, reference: Path, run: StageRun) -> tuple[PreTrainedTokenizerBase, ScaleSet]:
+        """The reference's tokenizer, and samples of it; its model is out of memory before the fit begins."""
+        policy = LanguagePolicy.load(reference)
+        tasks = self.tasks("train", self.config.reward.scale_samples, derive(run.seed, "scale-tasks"))
+        seed = derive(run.seed, "scale")
+        rows = sample_candidates(policy, "reference", tasks, 1, self.sampling(policy), seed, self.precision)
+        return policy.tokenizer, (tasks, rows)
 
     def score(
         self, reward: Path, tasks: Sequence[Task], candidates: Sequence[Sequence[Candidate]], run: StageRun

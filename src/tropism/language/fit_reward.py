@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,11 @@ class Fitting:
     precision: Precision
     policy: PreTrainedTokenizerBase | None
     scale_rows: Sequence[Answered] | None
+
+    @cached_property
+    def trunk(self) -> LanguagePolicy:
+        """The base as a language model whose features are read: one copy in memory for both fits."""
+        return LanguagePolicy.load(self.base)
 
     def untrained(self, data: RewardData, seed: int) -> Untrained:
         """A network of the kind that the settings name."""
@@ -139,6 +145,7 @@ def fit_learned_reward(
         reward.save(folder, about)
         (folder / "assessment.json").write_text(json.dumps(assessment, indent=1, sort_keys=True))
         write_card(folder, reward_card(run.name, base, settings, values))
+        del reward, made  # the judge may need their memory
         if settings.judge and len(data.fold(False)) >= MIN_JUDGE_ROWS:
             own = replace(run, name=f"{run.name}:judge", folder=run.folder / "judge", seed=derive(run.seed, "judge"))
             judge, _, _ = fitting.fit(swap_splits(data), own)
@@ -181,7 +188,7 @@ OWN["adapters"] = replace(OWN["classifier"], fit=replace(OWN["classifier"].fit, 
 
 def build_frozen(fitting: Fitting, data: RewardData, seed: int) -> Untrained:
     """Small networks on features of the base, a causal language model."""
-    trunk, settings = LanguagePolicy.load(fitting.base), fitting.settings
+    trunk, settings = fitting.trunk, fitting.settings
     width = 2 * int(trunk.model.config.hidden_size) + OPINIONS
     members = settings.members or OWN["frozen"].members
     ensemble = TokenEnsemble(width, members, settings.hidden, settings.dropout, seed)
