@@ -131,7 +131,7 @@ def test_plans_write_nothing_and_know_the_sizes(tuned: Path, files: Path, reward
     lines = dict(sft.plan(resolve(sft.SftConfig, base, {"sft.epochs": 2}), out).lines)
     assert lines["steps"] == "10 of 32 rows"
     assert "271k parameters" in lines["model"]
-    assert "measured on 3" in lines["time"]
+    assert "measured on 3 of 10" in lines["time"]
     assert ppo.plan(ppo_config(tuned, files, reward), out).seconds
     fit = {"model.path": str(tuned), "data.source": str(files / "pairs.csv"), "data.columns": COLUMNS}
     assert dict(reward_fit.plan(resolve(reward_fit.RewardFitConfig, fit), out).lines)["kinds"] == "150 comparison"

@@ -59,32 +59,6 @@ def ppo_card(out: Path, base: str, settings: Mapping[str, Any], values: Mapping[
     )
 
 
-def reward_card(out: Path, base: str, settings: Mapping[str, Any], values: Mapping[str, Any], *, plain: bool) -> Card:
-    """The card of a reward model. ``plain``: transformers loads it without tropism."""
-    assessment = values["assessment"]["validation"] or {}
-    shown = ("accuracy", "accuracy_decided", "length_only", "over_length_only", "log_likelihood", "ece", "temperature")
-    evaluation = {f"held-out {name}": assessment[name] for name in shown if assessment.get(name) is not None}
-    limits = [
-        "Scores compare answers to one prompt; across prompts they mean little.",
-        "It follows the people and programs whose judgements it was fitted on, their errors and their taste included.",
-        "Accuracy on held-out judgements is no proof that a policy trained on it gets better.",
-    ]
-    if not evaluation:
-        limits.append("It was not assessed: there were no held-out comparisons.")
-    return Card(
-        title=out.name,
-        kind="reward model",
-        base=base,
-        method="A reward model fitted on judgements: comparisons, ties, soft targets, rankings, ratings and labels in "
-        "one likelihood. Its scale (mean 0, deviation 1) is frozen in scale.json.",
-        data=[values["source"]],
-        settings=_chosen(settings, "reward"),
-        evaluation=evaluation,
-        limits=limits,
-        plain=plain,
-    )
-
-
 def _chosen(settings: Mapping[str, Any], *sections: str) -> dict[str, Any]:
     return {name: settings[name] for name in sections if settings.get(name)}
 

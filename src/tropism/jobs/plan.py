@@ -54,7 +54,8 @@ class Plan:
         """Scale measured ``steps`` up to all ``of`` them, plus a ``fixed`` part that happens once."""
         once = fixed.wall_s if fixed else 0.0
         self.seconds = cost.wall_s / steps * of + once
-        self.line("time", f"about {duration(self.seconds)} ({cost.wall_s / steps:.2f} s a step, measured on {steps})")
+        how = f"{cost.wall_s / steps:.3g} s each, measured on {steps} of {of}" if of > 1 else "measured whole"
+        self.line("time", f"about {duration(self.seconds)} ({how})")
         self.line("memory", f"about {cost.peak_bytes / 2**30:.1f} GiB (peak while measuring)")
 
 

@@ -6,7 +6,8 @@ one. Left out: samples of a policy to freeze the scale on (it is frozen on the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,14 +15,15 @@ from tropism.data.judgements import Judged, to_judgements
 from tropism.data.records import Reading
 from tropism.engine.cards import write_card
 from tropism.errors import ConfigError, DataError
-from tropism.jobs.cards import reward_card
+from tropism.feedback.records import Judgement
 from tropism.jobs.config import HeldOut, JobConfig
 from tropism.jobs.folder import Job, JobFolder, run_job
 from tropism.jobs.inputs import account, digest_of, digest_of_data, read_data
 from tropism.jobs.models import ModelPath
-from tropism.jobs.plan import Plan, measured
+from tropism.jobs.plan import Cost, Plan, measured
 from tropism.language.config import NetworkKind, RewardModelSection
 from tropism.language.fit_reward import NEEDS_NO_BASE, OWN, fit_learned_reward
+from tropism.language.reward_card import reward_card
 from tropism.runtime.precision import resolve_precision
 from tropism.runtime.stage import ProgressSink, StageRun
 from tropism.settings.paths import PathKind
@@ -75,19 +77,26 @@ def plan(config: RewardFitConfig, out: Path) -> Plan:
     made.line("kinds", ", ".join(f"{count} {kind}" for kind, count in summary["kinds"].items()))
     if judged.dropped:
         made.line("dropped", ", ".join(f"{count}: {reason}" for reason, count in judged.reasons.items()))
-    epochs = config.reward.epochs or OWN[config.reward.network].fit.epochs
     train = [j for j in judged.judgements if j.task.split == "train"]
-    few = train[: max(2 * config.reward.batch_size, 1)]
     made.line("network", f"{config.reward.network} from {config.model.path or 'the text alone'}")
-    made.line("epochs", f"{epochs} at most over {len(train)} judgements; held-out rows end it sooner")
     short = config.reward.model_copy(update={"epochs": 1, "judge": False})
     precision = resolve_precision(config.run.precision)
-    cost = measured(
-        lambda folder: fit_learned_reward(
-            config.model.path, few, short, precision, StageRun("plan", folder, config.run.seed)
+
+    def fit_on(judgements: Sequence[Judgement]) -> Cost:
+        return measured(
+            lambda folder: fit_learned_reward(
+                config.model.path, judgements, short, precision, StageRun("plan", folder, config.run.seed)
+            )
         )
-    )
-    made.cost(cost, len(few), len(train) * epochs)
+
+    if config.reward.network in NEEDS_NO_BASE:  # not a matter of epochs, and done in seconds: all of it is measured
+        made.line("fit", f"to the optimum on {len(train)} judgements")
+        made.cost(fit_on(train), 1, 1)
+        return made
+    epochs = config.reward.epochs or OWN[config.reward.network].fit.epochs
+    few = train[: max(2 * config.reward.batch_size, 1)]
+    made.line("epochs", f"{epochs} at most over {len(train)} judgements; held-out rows end it sooner")
+    made.cost(fit_on(few), len(few), len(train) * epochs)
     return made
 
 
@@ -119,10 +128,11 @@ def _fit(config: RewardFitConfig, reading: Reading, folder: JobFolder) -> None:
         config.reward,
         resolve_precision(config.run.precision),
         folder.run,
+        cluster_by="group" if config.data.split_by == "group" else None,
     )
     values |= {"source": account(reading), "judgements": judged.summary(), **made.values}
     base = config.model.about() if config.model.path else "no model"
     place = made.folders["reward"]
-    plain = (place / "config.json").is_file()
-    write_card(place, reward_card(folder.out, base, config.model_dump(mode="json"), values, plain=plain))
+    card = reward_card(folder.run.name, base, config.reward, made.values)
+    write_card(place, replace(card, title=folder.out.name, data=[values["source"], *card.data]))
     folder.publish(place)
