@@ -139,7 +139,8 @@ def test_one_prompt_never_comes_in_two_splits() -> None:
 
 def test_teachers_are_kept_apart_and_say_each_thing_once() -> None:
     rows = [pair(line=1), pair(line=2), pair(choice="b", line=3), pair(choice="b", line=4, teacher="Ada"),
-            pair("p", "bad", "good", line=5, teacher="Ada"), pair(choice="tie", line=6, teacher="Ada")]  # fmt: skip
+            pair("p", "bad", "good", line=5, teacher="Ada"), pair(choice="tie", line=6, teacher="Ada"),
+            pair(line=7, text="why")]  # fmt: skip
     judged = to_judgements(rows)
     assert [(j.teacher_id, j.teacher_kind) for j in judged.judgements] == [("import", "import"), ("Ada", "person")]
     assert len({j.query.id for j in judged.judgements}) == 1
@@ -149,6 +150,7 @@ def test_teachers_are_kept_apart_and_say_each_thing_once() -> None:
         3: "contradicts line 1 (the same pair, a row without annotator)",
         5: "the same as line 4",
         6: "contradicts line 4 (the same pair, annotator 'Ada')",
+        7: "the same as line 1 in other words (the same pair, a row without annotator)",
     }
     assert judged.records == len(judged.judgements) + len(judged.dropped)
 

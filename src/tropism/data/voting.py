@@ -170,7 +170,7 @@ class Guard:
     voices: Voices = field(default_factory=dict)
     _prompts: dict[str, tuple[Split, int]] = field(default_factory=dict)
     _groups: dict[str, tuple[Split, int]] = field(default_factory=dict)
-    _votes: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _votes: dict[str, tuple[str, str, int]] = field(default_factory=dict)
 
     def vote(self, record: Record, *, source: str = "import", round: int = 0) -> Vote:
         """The record's vote, if it agrees with all that were taken before. Errors: Unusable."""
@@ -205,15 +205,18 @@ class Guard:
         query = vote.query
         about = [vote.task.id, query.kind, list(query.candidate_ids), vote.target, record.teacher, vote.voice]
         key, mark = digest(about)[:32], digest([dict(vote.answer.value or {}), record.text])[:32]
+        value = digest(dict(vote.answer.value or {}))[:32]
         if key not in self._votes:
-            self._votes[key] = (mark, record.line)
+            self._votes[key] = (mark, value, record.line)
             return
-        there, line = self._votes[key]
+        there, there_value, line = self._votes[key]
         who = f"annotator {record.teacher!r:.40}" if record.teacher is not None else "a row without annotator"
         what = "the same pair" if len(vote.candidates) == 2 else "the same answers" if vote.candidates else "the prompt"
         if there == mark:
             raise Repeated(f"the same as line {line}", "said before")
-        if query.kind in IN_WORDS:
+        if vote.answer.value is not None and vote.answer.value["kind"] in IN_WORDS:
             problem = f"a second {query.kind} beside that of line {line} ({what}, {who}): join them, or give spans"
             raise Repeated(problem, f"a second {query.kind} of one annotator")
+        if there_value == value:
+            raise Repeated(f"the same as line {line} in other words ({what}, {who})", "said before in other words")
         raise Repeated(f"contradicts line {line} ({what}, {who})", "contradicts another row of its annotator")
