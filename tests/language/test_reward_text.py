@@ -161,6 +161,19 @@ def test_long_pairs_lose_the_left_of_the_prompt_and_then_the_answers_right() -> 
     assert cut(7) == ("[CLS] [SEP]", "v20 v21 v22 v23 [SEP]")
 
 
+def test_a_cut_prompt_keeps_its_first_token_if_every_text_begins_with_it() -> None:
+    def cut(prompt: list[int], completion: list[int], context: int) -> tuple[list[int], list[int], int]:
+        encoded = Encoded(start=1)
+        encoded.add(prompt, completion, context)
+        return encoded.prompts[0], encoded.completions[0], encoded.cut
+
+    assert cut([1, 5, 6, 7], [8, 2], 6) == ([1, 5, 6, 7], [8, 2], 0)
+    assert cut([1, 5, 6, 7], [8, 2], 5) == ([1, 6, 7], [8, 2], 1)
+    assert cut([5, 6, 7], [8, 2], 4) == ([6, 7], [8, 2], 1)
+    assert cut([1, 5, 6], [8, 9, 9, 2], 4) == ([1], [8, 9, 9], 1)
+    assert cut([5, 6], [8, 9, 9, 2], 4) == ([6], [8, 9, 9], 1)
+
+
 def test_an_encoder_reads_text_whatever_the_policy(tmp_path: Path) -> None:
     network = ClassifierNetwork(load_classifier(save_encoder("bert", tmp_path)), FP32)
     reward = LearnedReward(network, None).beside(pair_tokenizer())

@@ -5,7 +5,8 @@ them kept, one EOS behind a completion that ended. ``whole``: the conversation r
 plain transformers users do; for decoders that were trained elsewhere. ``pair``: the two sentences of an encoder. A
 completion that a length limit cut shows no end in the first two; an encoder's closing separator is no such sign.
 
-Rows that are too long lose the left end of the prompt first, then the completion's right, and are counted.
+Rows that are too long lose the left end of the prompt first (a BOS stays), then the completion's right; they are
+counted.
 
 Left out: several turns judged at once (only the last answer is), images, tools.
 """
@@ -67,13 +68,20 @@ class Encoded:
     prompts: list[list[int]] = field(default_factory=list)
     completions: list[list[int]] = field(default_factory=list)
     cut: int = 0
+    start: int | None = None
+    """The token that begins every text (BOS), which stays where a prompt is cut."""
 
     def add(self, prompt: Sequence[int], completion: Sequence[int], context: int) -> None:
         """Add a row, shortened to ``context`` tokens: the prompt's left end first (one token stays), then the
         completion's right."""
-        self.cut += len(prompt) + len(completion) > context
+        over = len(prompt) + len(completion) - context
+        self.cut += over > 0
         kept = list(completion[: context - 1])
-        self.prompts.append(list(prompt[max(0, len(prompt) + len(kept) - context) :]))
+        asked = list(prompt)
+        if over > 0:
+            first = asked[:1] if asked[0] == self.start else []
+            asked = (first + asked[len(first) :][max(0, len(asked) + len(kept) - context) :]) or asked[-1:]
+        self.prompts.append(asked)
         self.completions.append(kept)
 
     def batch(self, rows: Sequence[int]) -> TokenBatch:
@@ -122,7 +130,7 @@ class TurnReader:
 
     def read(self, rows: Sequence[Answered], context: int, exact: bool) -> Encoded:
         """Exact ids as they are; whatever has none is encoded from text."""
-        made = Encoded()
+        made = Encoded(start=self.tokenizer.bos_token_id)
         for row in rows:
             payload = renderable(row.payload, self.tokenizer)
             prompt = row.prompt if exact else None
@@ -152,7 +160,7 @@ class WholeReader:
 
     def read(self, rows: Sequence[Answered], context: int, exact: bool) -> Encoded:
         """Exact ids are followed by what the template writes behind an end; texts are rendered and encoded whole."""
-        made = Encoded()
+        made = Encoded(start=self.tokenizer.bos_token_id)
         for row in rows:
             payload = renderable(row.payload, self.tokenizer)
             messages = chat.conversation(self.tokenizer, payload)
