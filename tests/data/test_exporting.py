@@ -218,6 +218,24 @@ def test_demonstrations_of_chosen_answers_by_option(tmp_path: Path) -> None:
     assert report.left_out == {"comparison": 1}
 
 
+def test_prompts_and_demonstrations_are_written_once(tmp_path: Path) -> None:
+    rows = [pair("p", teacher="Ada"), pair("p", teacher="Bob"), pair("q"), pair("q", "good", "other")]
+    report = export(rows, tmp_path / "p.jsonl", "prompts")
+    assert (report.rows, report.left_out) == (2, {"a prompt that was written before": 2})
+    report = export(rows, tmp_path / "d.jsonl", "demonstrations", options=ExportOptions(chosen=True))
+    assert (report.rows, report.left_out) == (3, {"a demonstration that was written before": 1})
+    for name in ("p", "d"):
+        assert not read(tmp_path / f"{name}.jsonl").rejected
+
+
+def test_repeats_that_were_kept_are_kept_again(tmp_path: Path) -> None:
+    rows = [pair("p"), pair("p"), pair("p", choice="b")]
+    export(rows, tmp_path / "x.jsonl", "pairs")
+    back = again(tmp_path / "x.jsonl")
+    assert (len(back.records), back.rejected) == (3, [])
+    assert len(read(tmp_path / "x.jsonl").rejected) == 2  # as anybody's file
+
+
 def test_votes_of_one_pair_share_a_row(tmp_path: Path) -> None:
     rows = [pair(teacher="Ada", choice="both_bad"), pair(teacher="Bob", choice="b", strength=3), pair(),
             pair(teacher="Bob"), pair(teacher="Eve", text="since"), pair("q", teacher="Ada")]  # fmt: skip
@@ -300,6 +318,8 @@ def test_text_that_no_file_holds_is_left_out_and_counted(tmp_path: Path, name: s
     report = export([pair("p", text), pair("q")], tmp_path / name, "pairs")
     assert [(reason in why, count) for why, count in report.left_out.items()] == [(True, 1)]
     assert [r.prompt for r in again(tmp_path / name).records] == ["q"]
+    said = export([Record(text), Record("q")], tmp_path / f"p{name}", "prompts").left_out
+    assert [reason in why for why in said] == [True]
 
 
 def test_empty_answers_stay_where_readers_take_them(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_round_trips(
     report = export(found, tmp_path / file, format, options=form)
     assert (report.records, report.held, dict(report.left_out)) == (records, held, left_out)
     assert not report.lost
-    back = read(tmp_path / file, **reading_options(tmp_path / file), repeats="keep")
+    back = read(tmp_path / file, **reading_options(tmp_path / file))
     assert not back.rejected
     assert len(back.records) == held
     missing = Counter(map(said, found))

@@ -156,7 +156,8 @@ def _manifest(
     filters: Sequence[str],
     splits: Sequence[Split] | None,
 ) -> dict[str, Any]:
-    reading: dict[str, Any] = {"format": report.format}
+    # whoever wrote the records had looked at repeats: they are no reason to refuse the file
+    reading: dict[str, Any] = {"format": report.format, "repeats": "keep"}
     if report.kind == "csv":
         reading["escaped"] = True
     if "empty" in FORMATS[report.format].__dataclass_fields__:
@@ -176,8 +177,14 @@ def _manifest(
             "lost": dict(sorted(report.lost.items())),
         },
         "splits": dict(sorted(report.splits.items())),
-        "sources": [dict(source) for source in sources],
+        "sources": [_without_folder(source) for source in sources],
         "licences": sorted(said | ({licence} if licence else set())),
         "filters": [*filters, *([f"splits: {', '.join(splits)}"] if splits is not None else [])],
         "versions": versions(),
     }
+
+
+def _without_folder(source: Mapping[str, Any]) -> dict[str, Any]:
+    """A source's description without where it lay on this machine; its files are told by their digests."""
+    name = str(source.get("name", ""))
+    return {**source, "name": Path(name).name if source.get("files") else name}

@@ -6,6 +6,7 @@ The columns are those that ``formats/`` reads, so that what is written is read b
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ class Rows:
     """All rows have the same columns."""
     lost: Counter[str] = field(default_factory=Counter)
     _votes: dict[str, tuple[Row, int]] = field(default_factory=dict)
+    _written: set[str] = field(default_factory=set)
 
     def of(self, record: Record) -> list[Row]:
         """The rows of one record. Errors: LeftOut with the reason."""
@@ -152,6 +154,7 @@ class Rows:
         if record.kind != "demonstration":
             self.lost[f"{record.kind} (a demonstration)"] += 1
         chat, prompt = self._prompt_of(record)
+        self._once([prompt, text, record.teacher], "a demonstration that was written before")
         yield self._completed(record, {"prompt": prompt, "completion": _answer(text) if chat else text})
 
     def _ranked(self, record: Record) -> Iterator[Row]:
@@ -215,7 +218,9 @@ class Rows:
     def _prompt(self, record: Record) -> Iterator[Row]:
         if record.value is not None:
             self.lost[f"{record.kind} (its prompt alone)"] += 1
-        yield self._completed(record, {"prompt": self._prompt_of(record)[1]})
+        prompt = self._prompt_of(record)[1]
+        self._once(prompt, "a prompt that was written before")
+        yield self._completed(record, {"prompt": prompt})
 
     def rest(self) -> Iterator[tuple[Row, int]]:
         """(row, records it holds) of what had to be put together: votes."""
@@ -272,6 +277,14 @@ class Rows:
             else:
                 row[name] = value
         return row
+
+    def _once(self, said: Any, otherwise: str) -> None:
+        """Errors: LeftOut if this was written before."""
+        # not the JSON digest: a text may hold half a surrogate pair, which is told later
+        key = hashlib.sha256(repr(said).encode()).hexdigest()[:32]
+        if key in self._written:
+            raise LeftOut(otherwise)
+        self._written.add(key)
 
     def _lose_order(self, record: Record) -> None:
         if record.shown is not None:
