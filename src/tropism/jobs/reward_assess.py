@@ -27,6 +27,10 @@ from tropism.settings.paths import PathKind
 from tropism.settings.sections import Section
 
 
+ENOUGH_GROUPS = 10
+"""From so many groups on (topics, trees) intervals count groups as independent; with fewer, prompts."""
+
+
 class RewardPath(Section):
     """``[reward]``: the reward model."""
 
@@ -90,13 +94,13 @@ def assess(reward: LearnedReward, judgements: Sequence[Judgement], longer: bool 
     answered = [Answered.of(task, candidate) for task, candidate in rows.values()]
     reward.rows_cut = 0
     scores = reward.combine(reward.member_scores(answered)).tolist()
-    grouped = len({str(task.payload.get("group", "")) for task, _ in rows.values()}) > 1
+    groups = len({str(task.payload.get("group", "")) for task, _ in rows.values()})
     found = assess_scores(
         dict(zip(rows, scores, strict=True)),
         judgements,
         {id_: len(str(candidate.content["text"])) for id_, (_, candidate) in rows.items()},
-        "group" if grouped else None,
-        cluster_by="group" if grouped else None,
+        "group" if groups > 1 else None,
+        cluster_by="group" if groups >= ENOUGH_GROUPS else None,
         longer=longer,
         rows_cut=reward.rows_cut,
     )

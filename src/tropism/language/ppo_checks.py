@@ -112,6 +112,7 @@ def rollout_metrics(
         "ppo/value_mean": float(rollout.values.sum()) / tokens,
         "ppo/value_std": float(deviation(rollout.values, mask)),
         "ppo/reward_clipped": float(paid.clipped.float().mean()),
+        "reward/rows_cut": float(paid.rows_cut),
         "ppo/kl_coef": state.kl_coef,
         "ppo/rate_factor": state.rate_factor,
         "ppo/policy_entropy": float(rollout.entropy.sum()) / tokens,
