@@ -26,7 +26,6 @@ from tropism.runtime.precision import resolve_precision
 from tropism.settings.paths import PathKind
 from tropism.settings.sections import Section
 
-
 ENOUGH_GROUPS = 10
 """From so many groups on (topics, trees) intervals count groups as independent; with fewer, prompts."""
 
