@@ -187,4 +187,5 @@ def test_an_export_that_was_escaped_is_shown_as_it_was(cli: Cli, tmp_path: Path)
     cli("data", "export", source, tmp_path / "o.csv", "--to", "pairs")
     assert "'=1" in (tmp_path / "o.csv").read_text()
     _, out, _ = cli("data", "show", tmp_path / "o.csv")
+    assert "pairs, as its manifest says" in out
     assert [line.split() for line in out.splitlines() if line.startswith("  prompt  ")][-1] == ["prompt", "=1"]

@@ -11,7 +11,9 @@ from record_cases import pair
 from tropism import __version__
 from tropism.data import read
 from tropism.data.exporting import export
+from tropism.data.importing import opened
 from tropism.data.manifest import manifest_path, read_manifest, reading_options
+from tropism.data.records import Record
 from tropism.digests import digest_file, digest_folder
 from tropism.errors import DataError
 
@@ -77,7 +79,23 @@ def test_a_file_that_was_changed_since_is_anybodys(tmp_path: Path) -> None:
     assert reading_options(tmp_path / "none.csv") == {}
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"manifest": 99}', "\xff"])
+BROKEN = pytest.mark.parametrize("content", ["{", "[]", '{"manifest": 99}', "\xff"])
+
+
+def test_a_licence_stays_with_what_is_made_of_it(tmp_path: Path) -> None:
+    export([pair()], tmp_path / "1.jsonl", "pairs", licence="CC-BY-4.0")
+    first = opened(tmp_path / "1.jsonl")
+    found = [record for record in first.records() if isinstance(record, Record)]
+    export(found, tmp_path / "2.jsonl", "unpaired", sources=[first.reading.source], licence="MIT")
+    second = read_manifest(tmp_path / "2.jsonl")
+    assert second is not None
+    assert second["licences"] == ["CC-BY-4.0", "MIT"]
+    last = opened(tmp_path / "2.jsonl")
+    assert len(list(last.records())) == 2
+    assert last.reading.source["licence"] == "CC-BY-4.0, MIT"
+
+
+@BROKEN
 def test_a_broken_manifest_is_named(tmp_path: Path, content: str) -> None:
     export([pair()], tmp_path / "x.csv", "pairs")
     manifest_path(tmp_path / "x.csv").write_bytes(content.encode("latin-1"))

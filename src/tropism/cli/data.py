@@ -137,7 +137,7 @@ def show(
         made.add(record)
         if len(first) < count:
             first.append(record)
-    print_source(opened.reading, made, report.rejected)
+    print_source(opened.reading, made, report.rejected, named=format_ != "auto")
     print_records(first, made.records)
 
 

@@ -28,10 +28,10 @@ _COMMON = 5
 Lines = list[tuple[str, str]]
 
 
-def print_source(reading: Reading, made: Description, rejected: Sequence[Rejected]) -> None:
-    """The account of a source."""
+def print_source(reading: Reading, made: Description, rejected: Sequence[Rejected], *, named: bool) -> None:
+    """The account of a source. ``named``: whoever asked named the format."""
     source = reading.source
-    how = "recognised by its columns" if source["recognised"] else "as named"
+    how = "as named" if named else "recognised by its columns" if source["recognised"] else "as its manifest says"
     files = source["files"]
     shown = [f"{entry['name']} ({entry['bytes']} bytes, sha256 {entry['sha256'][:12]}…)" for entry in files[:_COMMON]]
     lines: Lines = [

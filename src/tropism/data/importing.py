@@ -95,7 +95,8 @@ def opened(
     if format not in ("auto", named):
         said.pop("empty", None)  # an option of the format it was written in
     chosen = named if format == "auto" and named is not None else format
-    return open_source(path, format=chosen, columns=columns, licence=licence, **(said | options))
+    stated = said.pop("licence", None)
+    return open_source(path, format=chosen, columns=columns, licence=licence or stated, **(said | options))
 
 
 def usable_records(source: Source, report: ImportReport, *, skip_bad: bool = False) -> Iterator[Record]:

@@ -73,9 +73,9 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def reading_options(path: Path) -> dict[str, Any]:
-    """How to read an export again (``format``, ``escaped`` for CSV, ``empty``), as its manifest says.
+    """How to read an export again (``format``, ``escaped`` for CSV, ``empty``, …), and under which ``licence`` it is.
 
-    Empty without a manifest, or where the file was changed since: its cells may then be anybody's. Errors: DataError as
+    It is what the manifest says: nothing without one, or where the file was changed since: its cells may then be anybody's. Errors: DataError as
     ``read_manifest``.
     """
     content = read_manifest(path)
@@ -83,4 +83,7 @@ def reading_options(path: Path) -> dict[str, Any]:
         return {}
     reading = content.get("reading")
     unchanged = content.get("file", {}).get("sha256") == digest_of(path)
-    return dict(reading) if unchanged and isinstance(reading, dict) else {}
+    if not unchanged or not isinstance(reading, dict):
+        return {}
+    licences = [str(licence) for licence in content.get("licences", ())]
+    return dict(reading) | ({"licence": ", ".join(licences)} if licences else {})
