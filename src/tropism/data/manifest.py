@@ -75,8 +75,8 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 def reading_options(path: Path) -> dict[str, Any]:
     """How to read an export again (``format``, ``escaped`` for CSV, ``empty``, …), and under which ``licence`` it is.
 
-    It is what the manifest says: nothing without one, or where the file was changed since: its cells may then be anybody's. Errors: DataError as
-    ``read_manifest``.
+    It is what the manifest says: nothing without one, or where the file was changed since, whose cells may then be
+    anybody's. Errors: DataError as ``read_manifest``.
     """
     content = read_manifest(path)
     if content is None or not path.exists():
