@@ -242,3 +242,17 @@ def test_candidates_without_texts_are_refused(reward: Path, tmp_path: Path) -> N
     flags = {"reward.path": str(reward), "data.source": str(tmp_path / "wmt.csv"), "data.format": "wmt"}
     with pytest.raises(DataError, match="has no text"):
         reward_assess.run(resolve(reward_assess.RewardAssessConfig, flags))
+
+
+def test_our_own_exports_are_read_as_they_were_written(files: Path, tmp_path: Path) -> None:
+    from tropism.data import Record
+    from tropism.data.exporting import export
+    from tropism.jobs.config import DataSection
+    from tropism.jobs.inputs import read_data
+
+    value = {"kind": "comparison", "choice": "a", "strength": 0}
+    texts = ({"text": "=1+1"}, {"text": "'two"})
+    export([Record("+ what?", texts, value, kind="comparison")], tmp_path / "pairs.csv", "pairs")
+    (record,) = read_data(DataSection(source=str(tmp_path / "pairs.csv"))).records
+    assert record.prompt == "+ what?"
+    assert [c["text"] for c in record.candidates] == ["=1+1", "'two"]

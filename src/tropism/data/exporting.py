@@ -15,11 +15,12 @@ from typing import Any, get_args
 
 from tropism.data.exporting_rows import ExportFormat, ExportOptions, LeftOut, Row, Rows
 from tropism.data.formats import FORMATS
-from tropism.data.manifest import digest_of, versions, write_manifest
+from tropism.data.manifest import PACKAGES, digest_of, write_manifest
 from tropism.data.records import Record
 from tropism.data.writing import Spool, disk_errors, finish, kind_of_target, spooled
 from tropism.errors import DataError
 from tropism.feedback.records import Split
+from tropism.runtime.versions import versions
 
 
 @dataclass
@@ -180,7 +181,7 @@ def _manifest(
         "sources": [_without_folder(source) for source in sources],
         "licences": sorted(said | ({licence} if licence else set())),
         "filters": [*filters, *([f"splits: {', '.join(splits)}"] if splits is not None else [])],
-        "versions": versions(),
+        "versions": versions(PACKAGES),
     }
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ from tropism.errors import DataError
 from tropism.files import sync_path
 
 VERSION = 1
-_PACKAGES = ("tropism", "pyarrow", "datasets")
+PACKAGES = ("tropism", "pyarrow", "datasets")
+"""What wrote an export, besides Python."""
 
 
 def manifest_path(path: Path) -> Path:
@@ -30,17 +29,6 @@ def manifest_path(path: Path) -> Path:
 def digest_of(path: Path) -> str:
     """SHA-256 of a file, or over the files of a folder."""
     return digest_folder(path) if path.is_dir() else digest_file(path)
-
-
-def versions() -> dict[str, str]:
-    """What wrote it."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> Path:

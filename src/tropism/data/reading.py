@@ -188,7 +188,11 @@ def read(
 
     Errors: DataError for the source as a whole: as ``open_source``, and where no row can be used.
     """
-    opened = open_source(source, format=format, columns=columns, limit=limit, licence=licence, **options)
+    return collect(open_source(source, format=format, columns=columns, limit=limit, licence=licence, **options))
+
+
+def collect(opened: Source) -> Reading:
+    """All records of an open source. DataError where no row can be used."""
     records: list[Record] = []
     rejected: list[Rejected] = []
     for made in opened.records():

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tropism.data.reading import read
+from tropism.data.importing import opened
+from tropism.data.reading import collect
 from tropism.data.records import Reading
 from tropism.digests import digest, digest_file, digest_folder
 from tropism.engine.adapters import base_of
@@ -25,13 +26,15 @@ def read_data(section: DataSection, flag: str = "--data", setting: str = "data.s
     """Everything a section names. DataError with line numbers and reasons for rows that cannot be used, unless
     ``skip_bad`` asks to leave them out."""
     source = required(section.source, setting, flag)
-    reading = read(
-        source,
-        format=section.format,
-        columns=section.columns or None,
-        limit=section.limit,
-        licence=section.licence,
-        **section.options,
+    reading = collect(
+        opened(
+            source,
+            format=section.format,
+            columns=section.columns or None,
+            limit=section.limit,
+            licence=section.licence,
+            **section.options,
+        )
     )
     if reading.rejected and (not section.skip_bad or not reading.records):
         listed = "\n".join(f"  line {row.line}: {row.reason}" for row in reading.rejected[:SHOWN])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = (
@@ -19,10 +20,10 @@ PACKAGES = (
 )
 
 
-def versions() -> dict[str, str]:
-    """Python's version and that of every package in ``PACKAGES`` (``not installed`` where it is absent)."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Python's version and that of every package named (``not installed`` where it is absent)."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from tropism.digests import digest_file
+from tropism.data.manifest import digest_of
 from tropism.errors import ContractError
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.records import Split
@@ -64,8 +64,8 @@ class Loop:
         self.log = FeedbackLog(runner.database)
         self.file = config.feedback.file
         self.data: dict[str, str] = dict(getattr(domain, "data_digests", dict)())
-        if self.learns_reward and self.file is not None and self.file.is_file():
-            self.data["feedback.file"] = digest_file(self.file)
+        if self.learns_reward and self.file is not None and self.file.exists():
+            self.data["feedback.file"] = digest_of(self.file)
         self.collector = Collector(config, domain, self.log, self.file, runner.stop)
 
     @property
