@@ -126,10 +126,10 @@ def test_an_export_that_cannot_be_written_leaves_nothing(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, out, err = cli(capsys, "feedback", "export", study, tmp_path / "none" / "out.jsonl")
-    check_refusal(status, out, err, "out.jsonl cannot be written")
+    check_refusal(status, out, err, "out.jsonl is a folder already")
     (tmp_path / "out.jsonl").mkdir()
     status, out, err = cli(capsys, "feedback", "export", study, tmp_path / "out.jsonl")
-    check_refusal(status, out, err, "out.jsonl cannot be written")
+    check_refusal(status, out, err, "out.jsonl is a folder already")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "s"]
 
 
