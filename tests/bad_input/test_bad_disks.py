@@ -126,7 +126,7 @@ def test_an_export_that_cannot_be_written_leaves_nothing(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, out, err = cli(capsys, "feedback", "export", study, tmp_path / "none" / "out.jsonl")
-    check_refusal(status, out, err, "out.jsonl is a folder already")
+    check_refusal(status, out, err, "out.jsonl cannot be written")
     (tmp_path / "out.jsonl").mkdir()
     status, out, err = cli(capsys, "feedback", "export", study, tmp_path / "out.jsonl")
     check_refusal(status, out, err, "out.jsonl is a folder already")
