@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +65,60 @@ def test_other_settings_or_inputs_are_refused_by_name_and_change_nothing(tmp_pat
         run_job(out, Job("ppo", JOB.settings, JOB.inputs, 0), Counter())
     assert (out / "run" / "job.json").read_bytes() == before
     assert run_job(out, Job("sft", {"sft": {"steps": 3}, "run": {"threads": 2}}, JOB.inputs, 0), Counter())
+
+
+def test_a_job_that_kept_nothing_begins_anew_with_other_settings(tmp_path: Path) -> None:
+    """A typing error in the first try must not cost a new folder; a checkpoint must not be lost to one."""
+    out, other = tmp_path / "out", Job("sft", {"sft": {"steps": 4}, "run": {"threads": 1}}, {"data": "xyz"}, 0)
+
+    def fail(folder: JobFolder) -> None:
+        folder.run.log(0, {"count/step": 7.0})
+        raise RuntimeError("no such model")
+
+    with pytest.raises(RuntimeError, match="no such model"):
+        run_job(out, JOB, fail)
+    with pytest.raises(RuntimeError, match="plug"):
+        run_job(out, other, Counter(die_at=1))
+    about = json.loads((out / "run" / "job.json").read_text())
+    assert about["inputs"] == {"data": "xyz"}
+    with sqlite3.connect(out / "run" / "metrics.db") as metrics:
+        dump = "\n".join(metrics.iterdump())
+    assert "count/step" in dump
+    assert "7.0" not in dump
+    with pytest.raises(ConfigError, match=r"sft\.steps was 4 and is now 3"):
+        run_job(out, JOB, Counter())
+    assert run_job(out, other, Counter()) == {"done": 2}
+
+
+def test_a_full_disk_is_said_and_the_job_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    def fill(folder: JobFolder) -> None:
+        folder.run.checkpoint("count", 1, lambda place: (place / "x").write_text("x") and None)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StoreError, match="No space left on device") as caught:
+        run_job(tmp_path / "out", JOB, fill)
+    assert "make room" in str(caught.value)
+    assert run_job(tmp_path / "out", JOB, Counter()) == {"done": 2}
+
+
+def test_a_place_that_cannot_be_written_is_told_from_an_input_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match=r"(?s)file/out cannot be written.*choose another --out"):
+        run_job(tmp_path / "file" / "out", JOB, Counter())
+
+    def read(_: JobFolder) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "secret.jsonl"))
+
+    with pytest.raises(PermissionError, match=r"secret\.jsonl"):
+        run_job(tmp_path / "out", JOB, read)
+
+
+def test_a_finished_job_is_read_from_a_folder_that_nobody_may_write(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_job(out, JOB, Counter())
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    assert run_job(out, JOB, Counter()) == {"done": 3}
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:

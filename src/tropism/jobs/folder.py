@@ -3,21 +3,26 @@
 ``OUT/`` is the result (a plain Hugging Face folder, or files); ``OUT/run/`` holds ``job.json`` (command, settings,
 inputs with digests, versions), ``metrics.db``, trackers' files, ``result.json`` (what came out) and, until the job is
 done, ``scratch/`` with checkpoints. The same command again goes on where it was; a finished one is not done again;
-other settings or changed inputs are an error that names them. Left out: several jobs in one folder.
+other settings or changed inputs are an error that names them, once there is something to lose: a job that ended before
+its first checkpoint (a model that is not there, a limit too high) begins anew. Left out: several jobs in one folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from tropism.errors import ConfigError, InterruptedRun, LeaseHeldError, StoreError
 from tropism.files import sync_folder, sync_path
@@ -30,6 +35,8 @@ from tropism.settings.overrides import differences
 from tropism.store.metrics import MetricStore
 
 RESULT = "result.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 FREE = ("run.threads", "run.trackers")
 """Settings that may change when a job goes on: they change no result, but for last bits (threads)."""
 
@@ -92,47 +99,122 @@ def run_job(
     the job began with; LeaseHeldError where another process runs it; InterruptedRun on SIGTERM and Ctrl-C.
     """
     check_installed(job.trackers)
-    _prepare(out, job)
-    with _locked(out), StopRequest() as stop:
-        if (done := finished(out)) is not None:
+    with _writing(out):
+        _claim(out)
+        if (done := finished(out)) is not None:  # nothing is written, so the folder may be read-only
+            _refuse_other(out, job)
             return done
-        tune(job.threads)
-        record = MetricStore(out / "run" / "metrics.db")
-        sink = Mirrors(record, open_trackers(job.trackers, out / "run", f"{job.name} {out.name}", job.settings))
-        scratch, name = out / "run" / "scratch", job.name.replace(" ", "-")
-        try:
-            run = StageRun(name, scratch, job.seed, sink, progress or NoProgress(), stop.requested)
-            folder = JobFolder(out, job, run)
-            work(folder)
-            _write(out / "run" / RESULT, folder.values)
-        except InterruptedRun as error:
-            raise (stop.error(f"in {out}") if stop.requested() else error) from error
-        finally:
-            sink.close()
-        shutil.rmtree(scratch, ignore_errors=True)
+        with _locked(out), StopRequest() as stop:
+            _begin(out, job)
+            if (done := finished(out)) is not None:  # by another process, just now
+                return done
+            return _do(out, job, work, progress, stop)
+
+
+def _do(
+    out: Path, job: Job, work: Callable[[JobFolder], None], progress: ProgressSink | None, stop: StopRequest
+) -> dict[str, Any]:
+    """The work itself, in a folder that is this job's and this process's."""
+    tune(job.threads)
+    record = MetricStore(out / "run" / "metrics.db")
+    sink = Mirrors(record, open_trackers(job.trackers, out / "run", f"{job.name} {out.name}", job.settings))
+    scratch, name = out / "run" / "scratch", job.name.replace(" ", "-")
+    try:
+        run = StageRun(name, scratch, job.seed, sink, progress or NoProgress(), stop.requested)
+        folder = JobFolder(out, job, run)
+        work(folder)
+        _write(out / "run" / RESULT, folder.values)
+    except InterruptedRun as error:
+        raise (stop.error(f"in {out}") if stop.requested() else error) from error
+    finally:
+        sink.close()
+    shutil.rmtree(scratch, ignore_errors=True)
     return folder.values
 
 
-def _prepare(out: Path, job: Job) -> None:
-    """Make the folder, or check that it is this job's."""
-    about = out / "run" / "job.json"
-    if not about.is_file():
-        if out.exists() and not (out.is_dir() and not [p for p in out.iterdir() if p.name != "run"]):
-            raise StoreError(f"{out} is not an empty folder", "choose another --out: nothing is overwritten")
-        (out / "run").mkdir(parents=True, exist_ok=True)
-        _write(about, {"job": job.name, "settings": job.settings, "inputs": job.inputs, "versions": versions()})
+def _claim(out: Path) -> None:
+    """Make the folder; StoreError for one with something else in it."""
+    if (out / "run" / "job.json").is_file():
         return
-    before = json.loads(about.read_text("utf-8"))
+    if out.exists() and not (out.is_dir() and not [p for p in out.iterdir() if p.name != "run"]):
+        raise StoreError(f"{out} is not an empty folder", "choose another --out: nothing is overwritten")
+    (out / "run").mkdir(parents=True, exist_ok=True)
+
+
+def _begin(out: Path, job: Job) -> None:
+    """Write down what is begun, or check that it goes on; where nothing was kept so far, begin anew."""
+    run = out / "run"
+    if (run / "job.json").is_file():
+        try:
+            _refuse_other(out, job)
+            return
+        except (ConfigError, StoreError):
+            if finished(out) is not None or _kept(run / "scratch"):
+                raise
+        for path in run.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
+    _write(run / "job.json", {"job": job.name, "settings": job.settings, "inputs": job.inputs, "versions": versions()})
+
+
+def _kept(scratch: Path) -> bool:
+    """Whether a job that did not end has left anything that the next process would go on from."""
+    names = [p.relative_to(scratch) for p in scratch.rglob("*") if p.is_file()]
+    return any(not any(part.startswith("partial-") for part in name.parts) for name in names)
+
+
+def _refuse_other(out: Path, job: Job) -> None:
+    """StoreError where the folder is another job's; ConfigError where settings or inputs are other ones."""
+    before = json.loads((out / "run" / "job.json").read_text("utf-8"))
     if before["job"] != job.name:
         raise StoreError(f"{out} holds a {before['job']} job, not {job.name}", "choose another --out")
     now = json.loads(json.dumps(job.settings, default=str))
     changed = {k: v for k, v in differences(before["settings"], now).items() if k not in FREE}
     changed |= {f"input {k}": v for k, v in differences(before["inputs"], dict(job.inputs)).items()}
     if changed:
-        shown = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, (old, new) in list(changed.items())[:5])
+        shown = "; ".join(
+            f"{key} was {_short(old)} and is now {_short(new)}" for key, (old, new) in [*changed.items()][:5]
+        )
         raise ConfigError(
             f"{out} was begun with other settings: {shown}", "set them back to go on, or choose another --out"
         )
+
+
+def _short(value: Any) -> str:
+    """A value as an error shows it: of a digest the first digits."""
+    digest = isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+    return f"{value[:12]!r}…" if digest else repr(value)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """A full disk, a read-only folder, a file where a folder is meant: errors of the place, not of the program."""
+    try:
+        yield
+    except (OSError, SafetensorError, sqlite3.OperationalError) as error:
+        if _is_full(error):
+            raise StoreError(
+                f"{out} cannot be written: {os.strerror(errno.ENOSPC)}",
+                "make room and run the same command again: it goes on",
+            ) from error
+        if isinstance(error, OSError) and error.errno in _FORBIDDEN and _touches(error, out):
+            raise StoreError(f"{out} cannot be written: {os.strerror(error.errno)}", "choose another --out") from error
+        raise
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    # these tell the reason in words only
+    return f"os error {errno.ENOSPC}" in str(error) or "disk is full" in str(error)
+
+
+def _touches(error: OSError, out: Path) -> bool:
+    """Whether the error is about OUT, something in it or a folder above it, and not about an input."""
+    about = None if error.filename is None else Path(os.fsdecode(error.filename)).absolute()
+    return about is not None and (about.is_relative_to(out.absolute()) or out.absolute().is_relative_to(about))
 
 
 @contextmanager

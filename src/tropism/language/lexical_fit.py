@@ -28,11 +28,13 @@ from tropism.runtime.stage import StageRun
 
 EFFECT = 0.3
 """Variance of what a text's features do not say about its score, in squared logits."""
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
+STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Prior variances of scores, as multiples of k, that cross-validation chooses from."""
 USUAL = 0.3
 """The strength where there are too few tasks to choose one."""
 FOLDS = 4
+BUCKETS = 16
+"""Groups of a fold are put together into at most so many, for the error of its likelihood."""
 MOST_STEPS = 200
 SHRINK = 1 / math.sqrt(1 + math.pi / 8 * 2 * EFFECT)
 """Of a difference of two scores whose effects are unknown: E σ(z + noise) ≈ σ(z · SHRINK) (MacKay 1992)."""
@@ -69,23 +71,53 @@ def fit_lexical(
 def chosen_strength(
     model: LexicalScores, train: RewardData, settings: FitSettings, seed: int, run: StageRun | None = None
 ) -> float:
-    """The strength under which held-out train tasks are likeliest, by cross-validation; ``USUAL`` below two tasks."""
-    tasks = torch.cat([p.task for p in (train.choices, train.rankings, train.ratings, train.labels)]).unique()
-    if len(tasks) < 2:
+    """By cross-validation over train tasks, the least strength that is within one standard error of the likeliest
+    (Breiman et al. 1984); ``USUAL`` below two groups.
+
+    Tasks with a ``group`` (a topic, a conversation) stay together: their answers share words, and would vouch for each
+    other. The error is over groups.
+    """
+    group = _groups(train)
+    labels = group[_judged(train)].unique()
+    if len(labels) < 2:
         return USUAL
-    order = tasks[torch.from_numpy(permutation(len(tasks), seed, 0))]
+    order = labels[torch.from_numpy(permutation(len(labels), seed, 0))]
     folds = [order[i::FOLDS] for i in range(min(FOLDS, len(order)))]
-    lost = dict.fromkeys(STRENGTHS, 0.0)
+    lost: dict[float, list[Tensor]] = {strength: [] for strength in STRENGTHS}
     for done, (fold, strength) in enumerate(product(folds, STRENGTHS)):
-        held = torch.zeros(len(train.tasks), dtype=torch.bool)
-        held[fold] = True
+        held = torch.isin(group, fold)
         solution = _Solution(model, _of_tasks(train, ~held), settings, strength, 1)
         solution.solve(None)
-        lost[strength] += float(solution.nll(solution.fitted(), _of_tasks(train, held), None).sum().detach())
+        # one row per bucket of groups, which weighs its own tasks alone
+        buckets = torch.stack([torch.isin(group, fold[i::BUCKETS]) for i in range(min(BUCKETS, len(fold)))])
+        scores = ScoreTable(solution.fitted().scores.expand(len(buckets), -1))
+        lost[strength].append(solution.nll(scores, _of_tasks(train, held), buckets.float()).detach())
         if run is not None:
             run.progress.update("reward model: strength", done + 1, len(folds) * len(STRENGTHS))
             run.check_stop()
-    return min(STRENGTHS, key=lambda s: lost[s])
+    return _least_within_error({strength: torch.cat(parts) for strength, parts in lost.items()})
+
+
+def _least_within_error(lost: dict[float, Tensor]) -> float:
+    """The first strength whose losses ``[n]`` exceed the best ones by no more than the standard error of the excess."""
+    best = min(lost.values(), key=lambda each: float(each.sum()))
+    for strength, each in lost.items():
+        excess = each - best
+        if float(excess.sum()) <= math.sqrt(len(excess)) * float(excess.std()):
+            return strength
+    raise AssertionError("the best exceeds itself by nothing")
+
+
+def _groups(data: RewardData) -> Tensor:
+    """The group of each task, numbered, long ``[tasks]``; a task without one is its own."""
+    numbers: dict[tuple[str, object], int] = {}
+    keys = [("group", t.payload["group"]) if "group" in t.payload else ("task", t.id) for t in data.tasks]
+    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys], dtype=torch.long)
+
+
+def _judged(data: RewardData) -> Tensor:
+    """Numbers of the tasks that the evidence is about, sorted."""
+    return torch.cat([p.task for p in (data.choices, data.rankings, data.ratings, data.labels)]).unique()
 
 
 class _Solution(nn.Module):
@@ -95,14 +127,16 @@ class _Solution(nn.Module):
         self, model: LexicalScores, train: RewardData, settings: FitSettings, strength: float, members: int
     ) -> None:
         super().__init__()
-        self.phi, self.train_data, self.settings, self.strength = model.phi, train, settings, strength
+        self.phi, self.train_data, self.settings = model.phi, train, settings
+        self.spread = self.phi.new_full((self.phi.shape[1],), math.sqrt(strength))
+        self.spread[-1] = 1.0  # the length's own weight
         self.w = nn.Parameter(model.phi.new_zeros(members, model.phi.shape[1]))
         self.effects = nn.Parameter(model.phi.new_zeros(members, model.phi.shape[0]))
         self.links = Links(members, train).double()
 
     def weights(self) -> Tensor:
         """Weights for a text of which nothing else is known, ``[E, r]``."""
-        return self.w.detach() * math.sqrt(self.strength) * SHRINK
+        return self.w.detach() * self.spread * SHRINK
 
     def fitted(self) -> ScoreTable:
         """Scores of all candidates by their texts alone."""
@@ -110,7 +144,7 @@ class _Solution(nn.Module):
 
     def score(self, index: Tensor) -> Tensor:
         """Scores ``[E, n]`` while fitting: text and effect."""
-        return math.sqrt(self.strength) * self.w @ self.phi[index].T + math.sqrt(EFFECT) * self.effects[:, index]
+        return (self.w * self.spread) @ self.phi[index].T + math.sqrt(EFFECT) * self.effects[:, index]
 
     def nll(self, scores: ScoreTable | _Solution, data: RewardData, task_weights: Tensor | None) -> Tensor:
         """Σ of negative log-likelihoods over all votes, ``[E]``."""
@@ -148,10 +182,7 @@ def _bootstrap(train: RewardData, members: int, settings: FitSettings, seed: int
         return None
     rates = torch.ones(members, len(train.tasks))
     drawn = torch.poisson(rates, generator=generator(seed, "reward-bootstrap"))
-    there = torch.zeros(len(train.tasks), dtype=torch.bool)
-    for part in (train.choices, train.rankings, train.ratings, train.labels):
-        there[part.task] = True
-    return torch.where(drawn[:, there].sum(1, keepdim=True) > 0, drawn, rates)
+    return torch.where(drawn[:, _judged(train)].sum(1, keepdim=True) > 0, drawn, rates)
 
 
 def _of_tasks(data: RewardData, wanted: Tensor) -> RewardData:

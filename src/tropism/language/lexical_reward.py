@@ -6,8 +6,9 @@ is a function drawn from a process whose covariance says which texts are alike,
     k(x, y) = a₁ s·s′/S + a₂ r(s, s′) + a₃ g·g′ + a₄ r(s, s′) r(t, t′),    r(u, v) = exp(−|u − v|² / (2 w² dim))
 
 with surface features s, n-grams g and topics t (``lexical_features``). The last term lets what makes a text good
-depend on what it is about. Scores are φ(x)·w with φ(x)·φ(y) ≈ k(x, y), exact for up to ``LANDMARKS`` train candidates
-and Nyström's approximation (Williams and Seeger 2001) beyond; ``lexical_fit.fit_lexical`` finds the most probable w.
+depend on what it is about. Beside it the length has a weight of its own. Scores are φ(x)·w with φ(x)·φ(y) ≈ k(x, y),
+exact for up to ``LANDMARKS`` train candidates and Nyström's approximation (Williams and Seeger 2001) beyond;
+``lexical_fit.fit_lexical`` finds the most probable w.
 
 Left out: n-grams of the prompt (words that completion and prompt share are counted), and the process's own
 uncertainty (members of the ensemble differ by the tasks they were fitted on).
@@ -35,6 +36,9 @@ READ_FOR_STATISTICS = 4000
 """Train candidates that vocabulary, means and topics are learned from, if there are more."""
 LINEAR, SURFACE_SHARE, GRAMS, JOINT = 0.06, 0.1, 0.2, 0.3
 """a₁ … a₄. Settled on held-out topics of one corpus of arguments; accuracy hardly depends on them."""
+LENGTH = SURFACE.index("characters")
+"""The feature whose linear effect is free from the start: how long a text is matters to nearly every judge, and with
+few judgements a prior that holds it back costs more than anything else that a text shows can bring."""
 TOPIC_WIDTH = 0.7
 """w of the topics; that of the surface features is 1."""
 WEIGHTS, CONFIG = "lexical.safetensors", "lexical.json"
@@ -47,9 +51,9 @@ class Basis:
 
     landmarks: Read
     whiten: Tensor
-    """``[m, r]``: φ(x) = k(x, landmarks) · whiten − centre."""
+    """``[m, r]``: φ(x) = [k(x, landmarks) · whiten − centre, length of x]."""
     centre: Tensor
-    """``[r]``: mean of φ over the landmarks; a score's level means nothing."""
+    """``[r]``: mean of the former over the landmarks; a score's level means nothing."""
 
     @classmethod
     def of(cls, landmarks: Read) -> Basis:
@@ -61,8 +65,9 @@ class Basis:
         return cls(landmarks, whiten, (gram @ whiten).mean(0))
 
     def phi(self, read: Read) -> Tensor:
-        """``[n, r]``, fp64."""
-        return covariance(read, self.landmarks) @ self.whiten - self.centre
+        """``[n, r + 1]``, fp64."""
+        like = covariance(read, self.landmarks) @ self.whiten - self.centre
+        return torch.cat([like, read.surface[:, [LENGTH]]], 1)
 
 
 def covariance(x: Read, y: Read) -> Tensor:
@@ -112,15 +117,17 @@ class LexicalNetwork:
     def of(cls, features: LexicalFeatures, scores: LexicalScores) -> LexicalNetwork:
         """The network with the present weights of ``scores``."""
         landmarks = scores.basis.landmarks
-        w = scores.w.detach()
+        w, length = scores.w.detach().split([scores.basis.whiten.shape[1], 1], 1)
         alpha = w @ scores.basis.whiten.T
+        surface_weight = LINEAR / len(SURFACE) * alpha @ landmarks.surface
+        surface_weight[:, [LENGTH]] += length
         return cls(
             features,
             {
                 "alpha": alpha,
                 "landmark_surface": landmarks.surface,
                 "landmark_topics": landmarks.topics,
-                "surface_weight": LINEAR / len(SURFACE) * alpha @ landmarks.surface,
+                "surface_weight": surface_weight,
                 "gram_weight": GRAMS * alpha @ landmarks.grams,
                 "bias": -w @ scores.basis.centre,
             },
