@@ -10,7 +10,7 @@ import pytest
 from job_cases import COLUMNS
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from tropism.errors import ConfigError, DataError, TropismError
+from tropism.errors import ConfigError, DataError, StoreError, TropismError
 from tropism.jobs import evaluate, ppo, reward_assess, reward_fit, sample, sft
 from tropism.jobs.config import resolve
 
@@ -256,3 +256,46 @@ def test_our_own_exports_are_read_as_they_were_written(files: Path, tmp_path: Pa
     (record,) = read_data(DataSection(source=str(tmp_path / "pairs.csv"))).records
     assert record.prompt == "+ what?"
     assert [c["text"] for c in record.candidates] == ["=1+1", "'two"]
+
+
+FUNCTIONS = {
+    "nofile.py:f": "does not exist",
+    "score.py": "names no function",
+    "score.py:nothere": "it has: boom",
+    "nosuchmodule:f": "cannot be imported",
+    "score.py:boom": "raised ZeroDivisionError",
+}
+
+
+@pytest.mark.parametrize("reference", FUNCTIONS)
+def test_functions_that_are_not_there_or_fail_are_named(
+    reference: str, tuned: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "score.py").write_text("def boom(prompts, completions, rows):\n    return [1 / 0]\n")
+    monkeypatch.chdir(tmp_path)
+    prompts = {"prompts.source": str(files / "prompts.jsonl")}
+    paid = resolve(ppo.PpoConfig, {"model.path": str(tuned)} | prompts, PPO | {"rewards.functions": {reference: 1.0}})
+    flags = {"model.path": str(tuned), "reference.path": str(tuned), "judges.gold": reference}
+    told = resolve(evaluate.EvaluateConfig, flags | prompts, {"sampling.max_new_tokens": 4, "evaluation.prompts": 8})
+    for job in (lambda: ppo.run(paid, tmp_path / "policy"), lambda: evaluate.run(told, tmp_path / "evaluation")):
+        with pytest.raises(TropismError) as caught:
+            job()
+        assert FUNCTIONS[reference] in f"{caught.value.problem} {caught.value.fix}"
+
+
+def test_demonstrations_are_nothing_to_assess_on(files: Path, reward: Path) -> None:
+    flags = {"reward.path": str(reward), "data.source": str(files / "demos.jsonl")}
+    with pytest.raises(DataError, match="was read as demonstrations and holds no judgement to assess on"):
+        reward_assess.run(resolve(reward_assess.RewardAssessConfig, flags))
+
+
+def test_a_file_that_cannot_be_written_is_named(tuned: Path, files: Path, reward: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    out = tmp_path / "file" / "out.json"
+    config = resolve(sample.SampleConfig, {"model.path": str(tuned), "texts": ["Monday."]})
+    with pytest.raises(StoreError, match=r"file/out\.json cannot be written"):
+        sample.run(config, out)
+    flags = {"reward.path": str(reward), "data.source": str(files / "held-out.csv"), "data.columns": COLUMNS}
+    with pytest.raises(StoreError, match=r"file/out\.json cannot be written"):
+        reward_assess.run(resolve(reward_assess.RewardAssessConfig, flags), out)
+    assert (tmp_path / "file").read_text() == "x"

@@ -119,7 +119,10 @@ def _names(cells: list[str], path: Path, delimiter: str) -> list[str]:
     if len(cells) == 1 and delimiter == ",":
         other = next((sign for sign in ";\t|" if sign in cells[0]), None)
         if other is not None:
-            raise DataError(f"{path} seems to be separated by {other!r}, not commas", f"give delimiter={other!r}")
+            fix = (
+                f"give the option delimiter={other!r}: --option, or --set data.options.delimiter='\"{other}\"' in a job"
+            )
+            raise DataError(f"{path} seems to be separated by {other!r}, not commas", fix)
     return cells
 
 

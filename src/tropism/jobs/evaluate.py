@@ -29,7 +29,7 @@ from tropism.language.config import EvaluationSection, SamplingSection
 from tropism.language.evaluate import Evaluator
 from tropism.language.policy import LanguagePolicy
 from tropism.language.reward_text import shares_ids
-from tropism.language.rewards import FunctionReward, RewardSource, checked_scores, load_function
+from tropism.language.rewards import FunctionReward, RewardSource, call_function, load_function
 from tropism.runtime.precision import Precision, resolve_precision
 from tropism.runtime.stage import ProgressSink, StageRun
 from tropism.settings.paths import PathKind
@@ -78,11 +78,10 @@ class _Truth:
         return {}
 
     def gold(self, task: Task, text: str) -> float | None:
-        """The function's value, or None without one; RewardError where it is no finite number."""
+        """The function's value, or None without one; RewardError where it raises or is no finite number."""
         if self._gold is None or self._name is None:
             return None
-        prompts = [str(task.payload["prompt"])]
-        return float(checked_scores(self._gold(prompts, [text], [task.payload]), 1, self._name, prompts, [text])[0])
+        return float(call_function(self._gold, self._name, [task], [text])[0])
 
 
 @dataclass(frozen=True)

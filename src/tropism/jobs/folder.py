@@ -218,6 +218,16 @@ def _touches(error: OSError, out: Path) -> bool:
 
 
 @contextmanager
+def writing_file(file: Path) -> Iterator[None]:
+    """Around the writing of one file and of nothing else: StoreError where the place does not let it."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"{file} cannot be written: {error.strerror or error}"
+        raise StoreError(problem, "make room there, or choose another --out") from error
+
+
+@contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """One process at a time; the lock goes with the process, however it ends."""
     with (out / "run" / "lock").open("w") as file:

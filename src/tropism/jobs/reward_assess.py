@@ -14,13 +14,15 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from tropism.data.judgements import to_judgements
-from tropism.errors import ConfigError, DataError
+from tropism.errors import DataError
 from tropism.feedback.records import Candidate, Judgement, Task
 from tropism.jobs.config import DataSection, JobConfig, required
+from tropism.jobs.folder import writing_file
 from tropism.jobs.inputs import account, read_data
 from tropism.language.reward_network import LearnedReward
 from tropism.language.reward_text import Answered
 from tropism.reward.assessment import assess_scores
+from tropism.reward.dataset import RewardData
 from tropism.runtime.memory import tune
 from tropism.runtime.precision import resolve_precision
 from tropism.settings.paths import PathKind
@@ -64,19 +66,17 @@ def run(config: RewardAssessConfig, out: Path | None = None) -> dict[str, Any]:
     reading = read_data(config.data)
     # all of it is held out: whoever names data to assess on means all of its rows, whatever split they come from
     judged = to_judgements(replace(record, split="validation") for record in reading.records)
-    if not judged.judgements:
+    if not len(RewardData.from_judgements(judged.judgements)):
         raise DataError(
-            f"{config.data.source} was read as {reading.source.get('format')} and holds no judgement",
+            f"{config.data.source} was read as {reading.source.get('format')} and holds no judgement to assess on",
             "give comparisons, votes, rankings, ratings or labels",
         )
     reward = LearnedReward.load(path, label=config.reward.label, precision=resolve_precision(config.run.precision))
     values: dict[str, Any] = {"source": account(reading), "judgements": judged.summary()}
     values |= assess(reward, judged.judgements, config.reward.longer)
     if out is not None:
-        try:
+        with writing_file(out):
             out.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        except OSError as error:
-            raise ConfigError(f"{out} cannot be written: {error.strerror}", "choose another --out") from error
     return values
 
 

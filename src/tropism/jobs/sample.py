@@ -14,6 +14,7 @@ from tropism.engine.generation import Sampling
 from tropism.errors import DataError
 from tropism.feedback.records import Task
 from tropism.jobs.config import DataSection, JobConfig
+from tropism.jobs.folder import writing_file
 from tropism.jobs.inputs import limited, read_data
 from tropism.jobs.models import ModelPath
 from tropism.jobs.rewards import RewardsSection, load_models
@@ -73,7 +74,8 @@ def run(config: SampleConfig, out: Path | None = None) -> list[dict[str, Any]]:
         for k, candidate in enumerate(row)
     ]
     if out is not None:
-        write_rows(out, _each(rows))
+        with writing_file(out):
+            write_rows(out, _each(rows))
     return rows
 
 

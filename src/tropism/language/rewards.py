@@ -73,6 +73,7 @@ def load_function(reference: str) -> TextReward:
 
 def function_digest(reference: str) -> str:
     """Digest of the source file behind a function that :func:`load_function` takes; ConfigError if it has none."""
+    load_function(reference)  # whatever is wrong with it is said there
     place = reference.rpartition(":")[0]
     file = place if place.endswith(".py") else getattr(importlib.import_module(place), "__file__", None)
     if file is None:
@@ -93,13 +94,18 @@ class FunctionReward:
         self.name = self.reference.rpartition(":")[2]
 
     def __call__(self, tasks: Sequence[Task], generation: Generation, texts: Sequence[str]) -> Tensor:
-        prompts = [str(t.payload["prompt"]) for t in tasks]
-        try:
-            raw = self.function(prompts, texts, [t.payload for t in tasks])
-        except (Exception, SystemExit) as error:  # exit() in it must not end the run as if it were done
-            problem = f"reward function {self.reference} raised {type(error).__name__}: {error}"
-            raise RewardError(problem, "mend the function; the run goes on from its last checkpoint") from error
-        return checked_scores(raw, len(texts), self.reference, prompts, texts)
+        return call_function(self.function, self.reference, tasks, texts)
+
+
+def call_function(function: TextReward, reference: str, tasks: Sequence[Task], texts: Sequence[str]) -> Tensor:
+    """What a user's function, a reward or a gold one, returns for ``texts`` ``[n]``; RewardError where it fails."""
+    prompts = [str(t.payload["prompt"]) for t in tasks]
+    try:
+        raw = function(prompts, texts, [t.payload for t in tasks])
+    except (Exception, SystemExit) as error:  # exit() in it must not end the run as if it were done
+        problem = f"function {reference} raised {type(error).__name__}: {error}"
+        raise RewardError(problem, "mend the function, then run the command again") from error
+    return checked_scores(raw, len(texts), reference, prompts, texts)
 
 
 def checked_scores(raw: Any, count: int, source: str, prompts: Sequence[str], texts: Sequence[str]) -> Tensor:

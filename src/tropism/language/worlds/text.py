@@ -6,7 +6,7 @@ starts from a trained one), and splits that a file names: a prompt's split is a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,9 @@ from tropism.data.importing import opened, placed
 from tropism.data.judgements import to_demonstrations
 from tropism.data.records import Record, Rejected, payload
 from tropism.digests import digest
-from tropism.errors import ConfigError, DataError, ModelError, RewardError
+from tropism.errors import ConfigError, DataError, ModelError
 from tropism.feedback.records import Split, Task
-from tropism.language.rewards import checked_scores, load_function
+from tropism.language.rewards import call_function, load_function
 from tropism.language.worlds.base import ModelSettings, Phase
 from tropism.runtime.seeding import derive, permutation
 
@@ -152,13 +152,7 @@ class TextWorld:
         """The gold function's value; None without one. RewardError where it raises or returns no finite number."""
         if self._gold is None or self._gold_name is None:
             return None
-        prompts = [str(task.payload["prompt"])]
-        try:
-            raw: Sequence[float] = self._gold(prompts, [text], [task.payload])
-        except (Exception, SystemExit) as error:
-            problem = f"gold function {self._gold_name} raised {type(error).__name__}: {error}"
-            raise RewardError(problem, "mend the function, then run the same command again") from error
-        return float(checked_scores(raw, 1, self._gold_name, prompts, [text])[0])
+        return float(call_function(self._gold, self._gold_name, [task], [text])[0])
 
 
 def _prompts(path: Path) -> list[dict[str, Any]]:
