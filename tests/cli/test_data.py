@@ -7,9 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tropism.cli.main import main
 from tropism.data import read
 from tropism.data.importing import ImportTeacher
 from tropism.data.manifest import read_manifest
@@ -17,19 +14,6 @@ from tropism.feedback.events import FeedbackLog
 from tropism.study.study import Study
 
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run the command line in this process: (status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return (0 if caught.value.code is None else int(caught.value.code)), out, err
-
-    return run
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -11,7 +11,6 @@ the same bits and there are no checkpoints. Left out: learning a₁ … a₄, an
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import product
 
 import torch
@@ -86,12 +85,12 @@ def chosen_strength(
     lost: dict[float, list[Tensor]] = {strength: [] for strength in STRENGTHS}
     for done, (fold, strength) in enumerate(product(folds, STRENGTHS)):
         held = torch.isin(group, fold)
-        solution = _Solution(model, _of_tasks(train, ~held), settings, strength, 1)
+        solution = _Solution(model, train.of_tasks(~held), settings, strength, 1)
         solution.solve(None)
         # one row per bucket of groups, which weighs its own tasks alone
         buckets = torch.stack([torch.isin(group, fold[i::BUCKETS]) for i in range(min(BUCKETS, len(fold)))])
         scores = ScoreTable(solution.fitted().scores.expand(len(buckets), -1))
-        lost[strength].append(solution.nll(scores, _of_tasks(train, held), buckets.float()).detach())
+        lost[strength].append(solution.nll(scores, train.of_tasks(held), buckets.float()).detach())
         if run is not None:
             run.progress.update("reward model: strength", done + 1, len(folds) * len(STRENGTHS))
             run.check_stop()
@@ -183,17 +182,6 @@ def _bootstrap(train: RewardData, members: int, settings: FitSettings, seed: int
     rates = torch.ones(members, len(train.tasks))
     drawn = torch.poisson(rates, generator=generator(seed, "reward-bootstrap"))
     return torch.where(drawn[:, _judged(train)].sum(1, keepdim=True) > 0, drawn, rates)
-
-
-def _of_tasks(data: RewardData, wanted: Tensor) -> RewardData:
-    """The evidence of the tasks where ``wanted`` ``[tasks]`` is True."""
-    return replace(
-        data,
-        choices=data.choices.take(wanted[data.choices.task]),
-        rankings=data.rankings.take(wanted[data.rankings.task]),
-        ratings=data.ratings.take(wanted[data.ratings.task]),
-        labels=data.labels.take(wanted[data.labels.task]),
-    )
 
 
 @torch.no_grad()

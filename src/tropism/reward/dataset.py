@@ -66,7 +66,10 @@ class RewardData:
     def fold(self, train: bool) -> RewardData:
         """The same candidates with the evidence of train tasks, or of validation tasks, only."""
         splits = torch.tensor([task.split == "train" for task in self.tasks], dtype=torch.bool)
-        wanted = splits if train else ~splits
+        return self.of_tasks(splits if train else ~splits)
+
+    def of_tasks(self, wanted: Tensor) -> RewardData:
+        """The same candidates with the evidence of the tasks where ``wanted`` ``[tasks]`` is True."""
         return replace(
             self,
             choices=self.choices.take(wanted[self.choices.task]),
