@@ -1,7 +1,8 @@
-"""Small Llama models with random weights, a tokenizer of their size and prompts of exact length, for speed alone.
+"""Small Llama models with random weights, a tokenizer of their size, prompts of exact length, for speed.
 
 Both sides of a comparison load the same folder: ``SIZE/lm`` (a causal language model), ``SIZE/rm`` (a classifier with
-one output) and ``SIZE/prompts.jsonl`` (text and ids). Left out: models that can do anything.
+one output) and ``SIZE/prompts.jsonl`` (text and ids). What the texts say does not matter: without any, the project's
+own files are read. Left out: models that can do anything.
 """
 
 from __future__ import annotations
@@ -35,14 +36,20 @@ SHAPES: dict[str, dict[str, int]] = {
 """S: 5.8 million parameters, M: 29.5 million."""
 PAD, BOS, EOS = 0, 1, 2
 CONTEXT = 1024
+PIECE_CHARACTERS = 600
+"""Texts are cut into pieces at least this long, so that a prompt fits into each."""
+OWN_TEXTS = ("*.md", "docs/**/*.md", "src/**/*.py", "tests/**/*.py")
 
 
 def make(folder: Path, texts: Sequence[Path], size: str, prompts: int, length: int) -> Path:
-    """Write ``folder/size`` unless it is there; ``prompts`` prompts of exactly ``length`` tokens. Returns it."""
+    """Write ``folder/size`` unless it is there; ``prompts`` prompts of exactly ``length`` tokens. Returns it.
+
+    ``texts``: files (``.txt``, ``.txt.xz``) that the tokenizer learns from and prompts begin; none: the project's own.
+    """
     out = folder / size
     if (out / "prompts.jsonl").is_file():
         return out
-    documents = [line for path in texts for line in _lines(path)]
+    documents = [piece for path in texts or own_texts() for piece in _pieces(path)]
     tokenizer = _tokenizer(documents, SHAPES[size]["vocab_size"])
     shape: dict[str, Any] = SHAPES[size] | {
         "tie_word_embeddings": True, "max_position_embeddings": CONTEXT, "pad_token_id": PAD, "bos_token_id": BOS,
@@ -57,14 +64,27 @@ def make(folder: Path, texts: Sequence[Path], size: str, prompts: int, length: i
     return out
 
 
+def own_texts() -> list[Path]:
+    """The project's documentation and sources."""
+    root = Path(__file__).resolve().parent.parent
+    return sorted({path for pattern in OWN_TEXTS for path in root.glob(pattern)})
+
+
 def read_prompts(folder: Path) -> list[dict[str, Any]]:
     """``text`` and ``ids`` of every prompt of a folder that :func:`make` wrote."""
     return [json.loads(line) for line in (folder / "prompts.jsonl").read_text("utf-8").splitlines()]
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _pieces(path: Path) -> Iterator[str]:
+    """A file's lines, joined until they are long enough for a prompt."""
     text = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
-    yield from (line.strip() for line in text.decode("utf-8").splitlines() if line.strip())
+    kept: list[str] = []
+    for line in text.decode("utf-8").splitlines():
+        if line.strip():
+            kept.append(line.strip())
+        if sum(map(len, kept)) >= PIECE_CHARACTERS:
+            yield " ".join(kept)
+            kept = []
 
 
 def _tokenizer(documents: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
