@@ -7,11 +7,12 @@ For each world (tinytalk, sentiment) and seed, SFT and the reward model are made
     bf16      the engine in bf16
     separate  as bf16, with a value trunk of its own (the others share the policy's)
 
-with the same seed, prompts, settings and frozen reward, on a weak leash, so that each passes a KL of 3 and of 10. After
-every step the policy's weights are measured on held-out prompts by Hugging Face alone, in float32 (``*_oracle.py``):
-what the frozen reward pays, what gold or the judge says, and the sequence KL. A run's reward at a KL is a straight line
-through its points near that KL; runs are paired by seed. A run that never gets to a KL says so, and the comparison is
-made at the largest KL that all have.
+with the same seed, prompts, settings and frozen reward. The weight of the KL adapts, so that the first half of a run is
+held at a sequence KL of 3 nats and the second at 10: what a policy earns at a KL hangs on how long it has been there.
+The policy's weights are measured on held-out prompts by Hugging Face alone, in float32 (``*_oracle.py``): what the
+frozen reward pays, what gold or the judge says, and the KL. The last measurements of a half give the reward at its KL,
+by a straight line; runs are paired by seed. A run that does not get to a KL says so, and all are compared at the
+largest KL that each has been to.
 
     python benchmarks/engine_quality.py --world tinytalk --work FOLDER [--seeds 0 1 2] [--arms …] [--jobs 2] [--quick]
     python benchmarks/engine_quality.py --world sentiment --data FOLDER --work FOLDER …
@@ -35,17 +36,18 @@ from typing import Any, Literal
 
 from common import RESULTS, Claim, interval, write_result
 from engine_quality_oracle import HfOracle, HfTrainer, load_weights
-from engine_quality_worlds import Sentiment, Start, Tinytalk, World
-from learning_curves import at_kl, highest
+from engine_quality_worlds import LEVELS, Sentiment, Start, Tinytalk, World
+from learning_curves import highest, on_line
 from tropism.language.policy import ActorCritic, LanguagePolicy, ValueTrunk, copy_of
 from tropism.language.ppo import PpoTrainer
+from tropism.objectives.kl import AdaptiveKL
 from tropism.runtime.memory import tune
 from tropism.runtime.precision import resolve_precision
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import StageRun
 
-LEVELS = (3.0, 10.0)
-"""Sequence KLs, nats."""
+HELD = 12
+"""The last steps at a KL, which speak for it."""
 SEEDS = (0, 1, 2)
 TIMEOUT_S = 3600
 MEASURES = ("reward", "gold")
@@ -118,19 +120,28 @@ def run(world: World, name: str, seed: int, folder: Path) -> dict[str, Any]:
         run=StageRun(f"engine-{name}", folder, derive(seed, "ppo")),
     )
     measure, spent = Measure(world, start, trainer), 0.0
-    curve = [measure(0, policy)]
-    while trainer.state.step < settings.steps and not trainer.state.finished:
-        began = time.process_time()
-        trainer.step()
-        spent += time.process_time() - began
-        curve.append(measure(trainer.state.step, policy))
-        print(name, seed, {k: round(v, 3) for k, v in curve[-1].items()}, file=sys.stderr, flush=True)
+    curve: Curve = []
+    for level in LEVELS:
+        trainer.state.controller = AdaptiveKL(level, trainer.state.kl_coef, settings.kl_rate)
+        left = settings.steps // len(LEVELS)
+        while left:
+            began = time.process_time()
+            trainer.step()
+            spent, left = spent + time.process_time() - began, left - 1
+            if left < HELD:
+                curve.append(measure(trainer.state.step, policy) | {"leash": level, "kl_coef": trainer.state.kl_coef})
+                print(name, seed, {k: round(v, 3) for k, v in curve[-1].items()}, file=sys.stderr, flush=True)
     return {"arm": name, "seed": seed, "curve": curve, "training_cpu_s": spent, "rollbacks": trainer.state.rollbacks}
 
 
-def common_kl(curves: Sequence[Curve], level: float) -> float:
-    """The KL to compare at: ``level``, or the largest that all curves have."""
-    return min(level, *(highest(curve) for curve in curves))
+def held(run: Mapping[str, Any], level: float) -> Curve:
+    """A run's measurements while it was held at a KL."""
+    return [point for point in run["curve"] if point["leash"] == level]
+
+
+def common_kl(runs: Sequence[Mapping[str, Any]], level: float) -> float:
+    """The KL to compare at: ``level``, or the largest that every run had while it was held there."""
+    return min(level, *(highest(held(run, level)) for run in runs))
 
 
 def compared(runs: Mapping[tuple[str, int], Mapping[str, Any]], seeds: Sequence[int], gold: str) -> list[Claim]:
@@ -138,40 +149,32 @@ def compared(runs: Mapping[tuple[str, int], Mapping[str, Any]], seeds: Sequence[
     claims = []
     names = {"reward": "frozen reward", "gold": gold}
     for level in LEVELS:
-        kl = common_kl([each["curve"] for each in runs.values()], level)
+        kl = common_kl(list(runs.values()), level)
         where = f"KL {level:g}" if kl == level else f"KL {kl:.2f} (not every run reached {level:g})"
         for left, right in PAIRS:
             for measure in MEASURES:
-                gaps = [
-                    _known(at_kl(runs[left, seed]["curve"], measure, kl))
-                    - _known(at_kl(runs[right, seed]["curve"], measure, kl))
-                    for seed in seeds
-                ]
+                both = [[on_line(held(runs[arm, s], level), measure, kl) for arm in (left, right)] for s in seeds]
+                gaps = [one - other for one, other in both]
                 mean, low, high = interval(gaps)
                 name = f"{names[measure]} at {where}: {TITLES[left]} less {TITLES[right]}"
                 claims.append(Claim(name, mean, low, high, "not below 0: interval's high >= 0", high >= 0))
     return claims
 
 
-def _known(value: float | None) -> float:
-    assert value is not None  # the KL was chosen so that every curve has it
-    return value
-
-
 def levels(runs: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str, Any]:
-    """Reward and gold of every engine at each KL (None for a run that has not been there), and how far each came."""
+    """Of every engine, held at each KL: mean KL, frozen reward, gold and weight of the KL, seed by seed."""
     found: dict[str, Any] = {}
     for (arm, _), each in runs.items():
-        at = found.setdefault(arm, {"highest_kl": []} | {f"{m} at KL {k:g}": [] for m in MEASURES for k in LEVELS})
-        at["highest_kl"].append(highest(each["curve"]))
-        for measure in MEASURES:
-            for kl in LEVELS:
-                at[f"{measure} at KL {kl:g}"].append(at_kl(each["curve"], measure, kl))
+        for level in LEVELS:
+            points = held(each, level)
+            for name in ("kl", *MEASURES, "length", "kl_coef"):
+                mean = sum(p[name] for p in points) / len(points)
+                found.setdefault(f"{arm}, held at KL {level:g}", {}).setdefault(name, []).append(mean)
     return found
 
 
 def plot(runs: Mapping[tuple[str, int], Mapping[str, Any]], gold: str, path: Path) -> None:
-    """Frozen reward and gold over KL, a line for each run, a colour for each engine."""
+    """Frozen reward and gold over KL, a mark for each measurement, a colour for each engine."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -182,11 +185,11 @@ def plot(runs: Mapping[tuple[str, int], Mapping[str, Any]], gold: str, path: Pat
     for axis, measure, title in zip(axes, MEASURES, ("frozen reward", gold), strict=True):
         for (arm, _), each in runs.items():
             x, y = ([p[key] for p in each["curve"]] for key in ("kl", measure))
-            axis.plot(x, y, color=colours[arm], alpha=0.6, linewidth=1)
+            axis.plot(x, y, ".", color=colours[arm], alpha=0.5)
         axis.set(xlabel="sequence KL to the start (nats)", ylabel=title)
         axis.spines[["top", "right"]].set_visible(False)
     for name, colour in colours.items():
-        axes[0].plot([], [], color=colour, label=TITLES[name])
+        axes[0].plot([], [], "o", color=colour, label=TITLES[name])
     axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,8 @@ from tropism.language.worlds.sentiment_judge import centred_threshold
 
 EVALUATED = 256
 """Samples of a measurement."""
-KL_STOP = 11.0
-"""Nats at which a run has seen enough."""
+LEVELS = (3.0, 10.0)
+"""Sequence KLs, nats, at which the leash holds a run, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class World(Protocol):
         ...
 
     def ppo(self, start: Start) -> PpoSection:
-        """Settings that take a run past a KL of 10 within its steps."""
+        """Settings of a run: ``steps`` are shared out evenly among the KLs."""
         ...
 
     def evaluated(self, start: Start) -> list[Task]:
@@ -58,9 +58,13 @@ class World(Protocol):
         ...
 
 
-def with_ppo(start: Start, changed: Mapping[str, Any]) -> PpoSection:
-    """The domain's PPO settings with some changed."""
-    return PpoSection(**start.domain.config.ppo.model_dump() | dict(changed))
+def leashed(start: Start, steps: int, changed: Mapping[str, Any], quick: bool) -> PpoSection:
+    """The domain's PPO settings, the KL held at the first level by a controller that moves by a fifth each step."""
+    leash = {"kl_target": LEVELS[0], "kl_ref_coef": 0.05, "kl_rate": 1.0, "kl_limit": None}
+    few = {"steps": 4, "critic_warmup_steps": 1, "warmup_steps": 0} if quick else {"steps": steps}
+    return PpoSection(
+        **start.domain.config.ppo.model_dump() | leash | dict(changed) | few | {"checkpoint_every": steps}
+    )
 
 
 @dataclass
@@ -87,10 +91,8 @@ class Tinytalk:
             return Start(LanguageDomain(study.config.domain), place(policy), place(reward))
 
     def ppo(self, start: Start) -> PpoSection:
-        """A weak leash: the recipe's own would hold the policy near a KL of 1.5."""
-        few = {"steps": 3, "critic_warmup_steps": 1, "warmup_steps": 0}
-        changed = {"steps": 60, "kl_ref_coef": 0.005, "kl_limit": KL_STOP, "checkpoint_every": 60}
-        return with_ppo(start, changed | (few if self.quick else {}))
+        """The recipe's, on a leash that adapts."""
+        return leashed(start, 50, {"learning_rate": 3e-4}, self.quick)
 
     def evaluated(self, start: Start) -> list[Task]:
         """Test prompts."""
@@ -116,7 +118,7 @@ class Sentiment:
             sentiment.QUICK
             if self.quick
             else sentiment.Size(
-                pretraining_steps=400, feedback=4000, ppo_steps=40, batch=64, samples_per_prompt=1, hidden=128, layers=3
+                pretraining_steps=400, feedback=4000, ppo_steps=50, batch=64, samples_per_prompt=1, hidden=128, layers=3
             )
         )
         self.bench = sentiment.Bench(self.data, self.work / "cells", self.size, "fp32")
@@ -127,10 +129,8 @@ class Sentiment:
         return Start(self.bench.domain(), base, self.bench.reward(base, seed)[0])
 
     def ppo(self, start: Start) -> PpoSection:
-        """A leash that lets the policy pass a KL of 10."""
-        few = {"steps": 3, "critic_warmup_steps": 1, "warmup_steps": 0}
-        changed = {"kl_ref_coef": 0.03, "kl_limit": KL_STOP, "checkpoint_every": self.size.ppo_steps}
-        return with_ppo(start, changed | (few if self.quick else {}))
+        """Those of ``sentiment.py``, on a leash that adapts."""
+        return leashed(start, self.size.ppo_steps, {}, self.quick)
 
     def evaluated(self, start: Start) -> list[Task]:
         """Openings of test reviews, repeated until there are enough."""

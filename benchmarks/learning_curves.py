@@ -47,10 +47,17 @@ def at_kl(curve: Sequence[Point], name: str, kl: float) -> float | None:
         return curve[0][name]
     end = next((i for i, p in enumerate(curve) if p["kl"] > kl * (1 + WINDOW)), len(curve))
     near = [i for i in range(end) if abs(curve[i]["kl"] - kl) <= WINDOW * kl]
-    chosen = [curve[i] for i in sorted({*near, first - 1, first})]
-    x = np.array([p["kl"] - kl for p in chosen])
-    y = np.array([p[name] for p in chosen])
-    return float(np.polyfit(x, y, 1)[1])
+    return on_line([curve[i] for i in sorted({*near, first - 1, first})], name, kl)
+
+
+def on_line(points: Sequence[Point], name: str, kl: float) -> float:
+    """``name`` at a KL by a straight line through two points or more; their mean where all have one KL."""
+    x = np.array([p["kl"] for p in points])
+    y = np.array([p[name] for p in points])
+    spread = x - x.mean()
+    if not spread.any():
+        return float(y.mean())
+    return float(y.mean() + spread @ y / (spread @ spread) * (kl - x.mean()))
 
 
 def highest(curve: Sequence[Point]) -> float:

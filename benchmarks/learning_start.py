@@ -26,7 +26,7 @@ from tropism.runtime.memory import tune
 from tropism.runtime.stage import StageRun
 
 PROMPTS = 2048
-WINDOW_TOKENS, WINDOWS = 96, 6400
+WINDOW_TOKENS, WINDOWS, BATCH = 96, 6400, 32
 
 
 def make_start(folder: Path, texts: Sequence[Path], steps: int, size: str = "S") -> Path:
@@ -42,7 +42,7 @@ def make_start(folder: Path, texts: Sequence[Path], steps: int, size: str = "S")
         begins = np.random.RandomState(0).randint(0, len(ids) - WINDOW_TOKENS, WINDOWS)
         windows = [tuple(ids[i : i + WINDOW_TOKENS].tolist()) for i in begins]
         settings = SftSettings(
-            steps=steps, batch_size=64, learning_rate=1e-3, warmup_steps=max(1, steps // 20),
+            steps=steps, batch_size=BATCH, learning_rate=1e-3, warmup_steps=max(1, steps // 20),
             max_length=WINDOW_TOKENS, precision="auto", checkpoint_every=steps,
         )  # fmt: skip
         # the first piece is the prompt: one token, which nothing predicts

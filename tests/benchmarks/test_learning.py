@@ -111,13 +111,14 @@ def test_engines_are_compared_at_a_kl_that_all_have(bench: SimpleNamespace) -> N
     quality = bench.engine_quality
 
     def run(slope: float, far: float) -> dict[str, object]:
-        points = [
-            {"kl": far * k / 20, "reward": slope * far * k / 20, "gold": -slope * far * k / 20} for k in range(21)
-        ]
-        return {"curve": points}
+        made = []
+        for level, at in ((3.0, 3.0), (10.0, far)):
+            for kl in (at - 0.5, at - 0.2, at, at + 0.4):
+                made.append({"leash": level, "kl": kl, "reward": slope * kl, "gold": -slope * kl})
+        return {"curve": made}
 
     runs = {
-        (arm, seed): run(1.0 + 0.1 * seed + (0.5 if arm == "bf16" else 0.0), 12.0 if arm != "control" else 8.0)
+        (arm, seed): run(1.0 + 0.1 * seed + (0.5 if arm == "bf16" else 0.0), 10.0 if arm != "control" else 7.6)
         for arm in quality.ARMS
         for seed in (0, 1, 2)
     }
