@@ -17,7 +17,8 @@
  * k, v or dout that is not finite, or scores that overflow, make everything of that sequence and key head NaN: the
  * compiler may assume finite numbers (-ffast-math), so NaN is looked for in the bits and never left to arithmetic.
  *
- * Every function returns 0, or 1 where memory is out (nothing is promised of the outputs then).
+ * Memory: per thread, keys, values and their transposes of one head of the longest sequence, in fp32, and one block of
+ * scores. Every function returns 0, or 1 where memory is out (nothing is promised of the outputs then).
  *
  * Left out: attention between sequences, masks other than these, dropout, biases, attention sinks. */
 
@@ -195,7 +196,8 @@ static void forward_group(const Call *call, const Scratch *s, long start, long l
 /* ---- backward ---- */
 
 /* Scores become probabilities, and dP becomes the gradient of the raw scores, for one row of a block. */
-static void slope_row(const Shape *shape, Range columns, Range range, float lse, float delta, float *row, float *slopes) {
+static void slope_row(const Shape *shape, Range columns, Range range, float lse, float delta, float *row,
+                      float *slopes) {
     const float steepness = shape->softcap > 0 ? 1.0f / shape->softcap : 0.0f;
     for (long c = columns.from; c < columns.to; c += LANES) {
         vec score = capped(load(row + c), shape->scale, shape->softcap), bent = score * steepness;

@@ -2,8 +2,8 @@
  *
  * Shapes. q [B, H, D]: strides (row, head); k, v [B, KV, capacity, D]: strides (row, head, position); strides in
  * elements, D contiguous, H a multiple of KV. lengths [B]: how many keys row b has, the new token's own included; they
- * lie at positions first[b] .. first[b] + lengths[b] - 1; first NULL is 0 for all. out [B, H, D] is contiguous. A row of
- * length 0 gets zeros. Scale, window and softcap as in attention.c, the query being the row's last position.
+ * lie at positions first[b] .. first[b] + lengths[b] - 1; first NULL is 0 for all. out [B, H, D] is contiguous. A row
+ * of length 0 gets zeros. Scale, window and softcap as in attention.c, the query being the row's last position.
  *
  * `_bf16` takes bfloat16, `_f32` floats; all arithmetic is fp32. Numbers that are not finite in what a head reads make
  * its output NaN. Returns 0, or 1 where memory is out.
@@ -79,7 +79,8 @@ INLINE void read_query(const char *q, long dim, int bf16, float *to) {
     }
 }
 
-/* Scores of `count` keys into to, filled up to whole vectors with LOWEST; *top is the largest. 1 if one is not finite. */
+/* Scores of `count` keys into to, filled up to whole vectors with LOWEST; *top is the largest.
+ * 1 if one is not finite. */
 INLINE int score_keys(const Step *step, int bf16, long dim, const float *q, const char *keys, long count, float *to,
                       float *top) {
     const long chunks = (dim + CHUNK - 1) / CHUNK;

@@ -1,6 +1,7 @@
 /* Vectors of floats for the kernels: arithmetic, exponentials, rows of either type in and out, products.
  *
- * Vector extensions of gcc and clang, no instructions of one CPU: LANES follows what the compiler was told to build for.
+ * Vector extensions of gcc and clang; LANES follows what the compiler was told to build for. Instructions of one CPU
+ * are used only where gcc does not find them by itself, beside a twin that does without.
  * Nothing here relies on numbers that are not finite (-ffast-math assumes there are none); where they matter they are
  * looked for in the bits. */
 
@@ -9,6 +10,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 #define EXPORT __attribute__((visibility("default")))
@@ -43,6 +47,13 @@
 #define KEEP_ORDER(x) __asm__("" : "+m"(x))
 #endif
 
+/* The next loop goes over registers and leaves no loop behind. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 typedef float vec __attribute__((vector_size(4 * LANES), may_alias));
 typedef float vec_u __attribute__((vector_size(4 * LANES), may_alias, aligned(2)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), may_alias));
@@ -54,14 +65,22 @@ INLINE vec load(const float *p) { return *(const vec_u *)p; }
 INLINE void store(float *p, vec x) { *(vec_u *)p = x; }
 INLINE vec all(float x) { return x - (vec){0}; }
 INLINE vec chosen(ivec where, vec a, vec b) { return (vec)(((ivec)a & where) | ((ivec)b & ~where)); }
+#ifdef __AVX512F__ /* the same in one instruction, which gcc does not find */
+INLINE vec larger(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
+INLINE uvec halves(const void *p) { return (uvec)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u *)p)); }
+#else
 INLINE vec larger(vec a, vec b) { return chosen(a > b, a, b); }
 INLINE vec smaller(vec a, vec b) { return chosen(a < b, a, b); }
+INLINE uvec halves(const void *p) { return __builtin_convertvector(*(const hvec_u *)p, uvec); }
+#endif
 INLINE long least(long a, long b) { return a < b ? a : b; }
 INLINE long most(long a, long b) { return a > b ? a : b; }
 INLINE long up(long n, long step) { return (n + step - 1) / step * step; }
 
 INLINE ivec lanes(void) {
     ivec lane;
+    UNROLL
     for (int l = 0; l < LANES; l++) lane[l] = l;
     return lane;
 }
@@ -79,6 +98,7 @@ INLINE int any(ivec x) {
 INLINE vec pick(vec a, vec b, ivec from) {
 #ifdef __clang__
     vec out;
+    UNROLL
     for (int l = 0; l < LANES; l++) out[l] = from[l] < LANES ? a[from[l]] : b[from[l] - LANES];
     return out;
 #else
@@ -102,15 +122,15 @@ INLINE float largest_of(vec x) {
 
 /* Lane l of the result is the sum over the lanes of x[l]. */
 INLINE vec sums_of(vec x[LANES]) {
-#pragma GCC unroll 8
+    UNROLL
     for (int w = LANES / 2; w; w /= 2) {
-#pragma GCC unroll 16
+        UNROLL
         for (int i = 0; i < w; i++) x[i] = pick(x[i], x[i + w], straight(w)) + pick(x[i], x[i + w], crossed(w));
     }
     return x[0];
 }
 
-/* 2^n and the polynomial's sum: e^x = power + power * rest, |rest| < 0.42. `half` is -0.5 for x <= 0, 0.5 for x >= 0. */
+/* e^x = power + power * rest, where power = 2^n and |rest| < 0.42; `half` is -0.5 for x <= 0, 0.5 for x >= 0. */
 INLINE vec exponential(vec x, float half, vec *power) {
 #ifdef __clang__
 #pragma clang fp reassociate(off)
@@ -151,7 +171,7 @@ INLINE vec capped(vec raw, float scale, float softcap) {
 
 /* LANES numbers as floats; lanes of `strange` become other than 0 where a number is not finite. */
 INLINE vec widened(const void *p, int bf16, ivec *strange) {
-    uvec bits = bf16 ? __builtin_convertvector(*(const hvec_u *)p, uvec) << 16 : *(const uvec_u *)p;
+    uvec bits = bf16 ? halves(p) << 16 : *(const uvec_u *)p;
     *strange |= not_finite((vec)bits);
     return (vec)bits;
 }
@@ -175,6 +195,7 @@ static inline int load_rows(const void *data, int bf16, long stride, long count,
     const char *from = (const char *)data;
     ivec strange = {0};
     for (long i = 0; i < count; i++, from += stride * size, to += width) {
+        __builtin_prefetch((const void *)((uintptr_t)from + 8 * stride * size)); /* rows of a head lie far apart */
         for (long d = 0; d < whole; d += LANES) store(to + d, widened(from + d * size, bf16, &strange));
         if (whole < dim) {
             char rest[4 * LANES] = {0};
@@ -221,9 +242,9 @@ static inline void transpose(const float *rows, long width, long padded, long co
         for (long d = 0; d < width; d += LANES) {
             vec x[LANES], y[LANES];
             for (int l = 0; l < LANES; l++) x[l] = load(rows + (i + l) * width + d);
-#pragma GCC unroll 8
+            UNROLL
             for (int w = 1; w < LANES; w *= 2) {
-#pragma GCC unroll 16
+                UNROLL
                 for (int l = 0; l < LANES; l++) {
                     vec low = x[l & ~w], high = x[l | w];
                     y[l] = l & w ? pick(low, high, (lanes() | w) + (odd_part(w) & LANES))
@@ -240,23 +261,23 @@ static inline void transpose(const float *rows, long width, long padded, long co
 INLINE void tile(int strips, int add, long depth, const float *left, long left_row, long left_depth, const float *right,
                  long right_row, float *sums, long sums_row) {
     vec total[ROWS][STRIPS];
-#pragma GCC unroll 8
+    UNROLL
     for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 4
+        UNROLL
         for (int s = 0; s < strips; s++)
             total[r][s] = add ? load(sums + r * sums_row + s * LANES) : (vec){0};
     for (long k = 0; k < depth; k++) {
         vec x[STRIPS];
-#pragma GCC unroll 4
+        UNROLL
         for (int s = 0; s < strips; s++) x[s] = load(right + k * right_row + s * LANES);
-#pragma GCC unroll 8
+        UNROLL
         for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 4
+            UNROLL
             for (int s = 0; s < strips; s++) total[r][s] += left[r * left_row + k * left_depth] * x[s];
     }
-#pragma GCC unroll 8
+    UNROLL
     for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 4
+        UNROLL
         for (int s = 0; s < strips; s++) store(sums + r * sums_row + s * LANES, total[r][s]);
 }
 
