@@ -39,9 +39,9 @@ def sample_two_level(logits: Tensor, temperature: float, draws: Tensor) -> tuple
     rows, vocabulary = scaled.shape
     blocks = -(-vocabulary // _BLOCK)
     top = scaled.amax(-1, keepdim=True)
-    weights = scaled.new_zeros(rows, blocks * _BLOCK)  # e^(z - max): what follows the vocabulary weighs nothing
-    torch.sub(scaled, top, out=weights[:, :vocabulary])
-    weights[:, :vocabulary].exp_()
+    weights = scaled.new_empty(rows, blocks * _BLOCK)  # e^(z - max)
+    torch.sub(scaled, top, out=weights[:, :vocabulary]).exp_()
+    weights[:, vocabulary:] = 0.0  # what fills the last block weighs nothing
     by_block = weights.view(rows, blocks, _BLOCK)
     sums = by_block.sum(-1).double()
     total = sums.sum(-1, keepdim=True)

@@ -88,9 +88,12 @@ static inline float exp_negative(float x) {
     return p * from_bits((uint32_t)(n + 127) << 23);
 }
 
-static inline float sigmoid(float x) {
+/* 1 / (1 + e^-x), and its derivative in *slope without the cancellation of 1 - sigmoid. */
+static inline float sigmoid(float x, float *slope) {
     float e = exp_negative(-__builtin_fabsf(x));
-    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
+    float larger_half = 1.0f / (1.0f + e);
+    *slope = e * larger_half * larger_half;
+    return (x < 0.0f ? e : 1.0f) * larger_half;
 }
 
 /* The normal distribution function and its density at x; absolute error below 2e-7 (Abramowitz and Stegun 7.1.26). */
@@ -111,15 +114,16 @@ static inline float normal_cdf(float x, float *density) {
 
 /* act(x), and act'(x) in *slope. */
 static inline float activate(int act, float x, float *slope) {
+    float steep;
     if (act == SILU) {
-        float s = sigmoid(x);
-        *slope = s + x * s * (1.0f - s);
+        float s = sigmoid(x, &steep);
+        *slope = s + x * steep;
         return x * s;
     }
     if (act == GELU_TANH) { /* x/2 (1 + tanh u) = x sigmoid(2u); beyond 12 the sigmoid is 0 or 1 to the last bit */
         float c = smaller(larger(x, -12.0f), 12.0f);
-        float s = sigmoid(1.595769122f * c * (1.0f + 0.044715f * c * c));
-        *slope = s + c * s * (1.0f - s) * 1.595769122f * (1.0f + 0.134145f * c * c);
+        float s = sigmoid(1.595769122f * c * (1.0f + 0.044715f * c * c), &steep);
+        *slope = s + c * steep * 1.595769122f * (1.0f + 0.134145f * c * c);
         return x * s;
     }
     float density, cdf = normal_cdf(x, &density);
