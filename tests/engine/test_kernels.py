@@ -147,6 +147,27 @@ def test_a_cache_that_cannot_be_written_is_said_and_done_without(
     assert "temporary" in caplog.text
 
 
+@needs_compiler
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_cache_is_read(fresh: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert build.library() is not None
+    [path] = built(fresh)
+    path.parent.chmod(0o500)
+    try:
+        build._outcome.cache_clear()
+        assert build.library() is not None
+        assert not caplog.records
+        (fresh / "sources" / "one.c").write_text("int answer(void) { return 43; }\n")
+        build._outcome.cache_clear()
+        library = build.library()
+        assert library is not None
+        assert library.answer() == 43
+        assert "cannot be built in" in caplog.text
+        assert built(fresh) == [path]
+    finally:
+        path.parent.chmod(0o700)
+
+
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TROPISM_CACHE", str(tmp_path / "own"))
     assert build.cache_folder() == tmp_path / "own"

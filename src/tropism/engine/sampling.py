@@ -35,25 +35,30 @@ def sample(logits: Tensor, temperature: float, draws: Tensor) -> tuple[Tensor, T
 @torch.no_grad()
 def sample_two_level(logits: Tensor, temperature: float, draws: Tensor) -> tuple[Tensor, Tensor]:
     """``sample`` in torch alone, on any device."""
-    scaled = logits.float() if temperature in (0.0, 1.0) else logits.float() / temperature
-    rows, vocabulary = scaled.shape
+    divisor = 1.0 if temperature == 0.0 else temperature
+    rows, vocabulary = logits.shape
     blocks = -(-vocabulary // _BLOCK)
+    # e^(z - max), the only tensor of this size
+    weights = torch.empty(rows, blocks * _BLOCK, dtype=torch.float32, device=logits.device)
+    scaled = weights[:, :vocabulary].copy_(logits)
+    if divisor != 1.0:
+        scaled.div_(divisor)
     top = scaled.amax(-1, keepdim=True)
-    weights = scaled.new_empty(rows, blocks * _BLOCK)  # e^(z - max)
-    torch.sub(scaled, top, out=weights[:, :vocabulary]).exp_()
+    scaled.sub_(top).exp_()
     weights[:, vocabulary:] = 0.0  # what fills the last block weighs nothing
     by_block = weights.view(rows, blocks, _BLOCK)
     sums = by_block.sum(-1).double()
     total = sums.sum(-1, keepdim=True)
     if temperature == 0.0:
-        tokens = scaled.argmax(-1)
+        tokens = logits.argmax(-1)
     else:
-        target = draws[:, None] * total
+        target = draws.to(logits.device)[:, None] * total
         block, ahead = _passing(sums, target)
         inside = by_block.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).squeeze(1).double()
         place, _ = _passing(inside, target - ahead)
         tokens = (block * _BLOCK + place).squeeze(1).clamp_(max=vocabulary - 1)
-    return tokens, (scaled.gather(1, tokens[:, None]) - top - total.log()).squeeze(1).float()
+    chosen = logits.gather(1, tokens[:, None]).float() / divisor
+    return tokens, (chosen - top - total.log()).squeeze(1).float()
 
 
 def _passing(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

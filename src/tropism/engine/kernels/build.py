@@ -80,10 +80,13 @@ def _outcome() -> tuple[ctypes.CDLL | None, str | None]:
 
 def find_compiler() -> list[str] | None:
     """The command of the first C compiler that is there: $CC, cc, gcc, clang."""
-    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+    named = os.environ.get("CC", "")
+    for name in (named, "cc", "gcc", "clang"):
         words = shlex.split(name)
         if words and shutil.which(words[0]):
             return words
+        if words and name == named:
+            log.warning("$CC names %s, which is not there", words[0])
     return None
 
 
@@ -104,9 +107,10 @@ def _make(compiler: list[str]) -> ctypes.CDLL:
             log.info("%s cannot be loaded and is built again: %s", path, error)
         try:
             return _build_any(compiler, plans, path)
-        except OSError as error:  # a full disk, a folder that nothing may be run from: the next one may do
+        except OSError as error:  # read-only, full, or nothing may be run from there: the next folder may do
+            log.warning("compiled kernels cannot be built in %s: %s", folder, error)
             loading = error
-    raise _Refused(f"built, but not loaded: {loading}")
+    raise _Refused(f"no folder to build in: {loading}")
 
 
 def _build_any(compiler: list[str], plans: list[Plan], path: Path) -> ctypes.CDLL:
@@ -174,11 +178,10 @@ def _folders() -> Iterator[Path]:
     try:
         folder = cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"{folder} cannot be written")
-        yield folder
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
-        log.warning("no cache folder for compiled kernels (%s): they are built anew in a temporary one", error)
+        log.warning("compiled kernels have no cache folder (%s): they are built in a temporary one", error)
+    else:
+        yield folder  # it may be read-only and still hold the library
     folder = Path(tempfile.mkdtemp(prefix="tropism-kernels-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     yield folder
