@@ -1,19 +1,51 @@
 """Token batches: prompts and completions side by side, padded on the right, masked by explicit lengths.
 
-Causal models never look right, so padding needs no attention mask, and no pad id ever decides what counts (a pad id may
-equal EOS, or be sampled). Rows are padded with their own last token: a weight of zero times a NaN is a NaN, and nobody
-has trained the pad token's embedding. Left out here: packing, which belongs to the fast engine.
+No pad id ever decides what counts (a pad id may equal EOS, or be sampled). What goes through a network is packed: the
+sequences end to end in one row, without their padding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from tropism.errors import DataError
+
+
+@dataclass(frozen=True)
+class Packed:
+    """B sequences of ``lengths`` int64 ``[B]`` end to end, N tokens in all."""
+
+    lengths: Tensor
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """Where each sequence begins, and behind them N: int64 ``[B + 1]``."""
+        return torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)])
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Each token's place in its sequence, int64 ``[N]``."""
+        return torch.arange(int(self.starts[-1])) - self.starts[:-1].repeat_interleave(self.lengths)
+
+    @cached_property
+    def groups(self) -> list[tuple[Tensor, Tensor]]:
+        """Sequences of like length (the shortest at least three quarters of the longest) side by side: for each group
+        the packed tokens ``[b, T]`` and which of them are real."""
+        made, rest = [], torch.argsort(self.lengths, descending=True, stable=True)
+        rest = rest[self.lengths[rest] > 0]
+        while len(rest):
+            longest = int(self.lengths[rest[0]])
+            like = rest[self.lengths[rest] * 4 >= longest * 3]
+            places = torch.arange(longest)[None]
+            valid = places < self.lengths[like][:, None]
+            made.append((self.starts[like][:, None] + torch.where(valid, places, 0), valid))
+            rest = rest[len(like) :]
+        return made
 
 
 @dataclass(frozen=True)
@@ -65,6 +97,23 @@ class TokenBatch:
         """C, the longest completion (at least 1, so that no tensor is empty)."""
         return max(1, int(self.completion_lengths.max()))
 
+    @cached_property
+    def packed(self) -> Packed:
+        """The layout of the sequences without their padding."""
+        return Packed(self.lengths)
+
+    def packed_ids(self) -> Tensor:
+        """Token ids ``[N]``."""
+        return self.ids[torch.arange(self.ids.shape[1])[None] < self.lengths[:, None]]
+
+    @cached_property
+    def completion_places(self) -> Tensor:
+        """Where the n completion tokens stand among the N packed ones, int64 ``[n]``, row by row."""
+        own = Packed(self.completion_lengths)
+        return (self.packed.starts[:-1] + self.prompt_lengths).repeat_interleave(
+            self.completion_lengths
+        ) + own.positions
+
     @property
     def mask(self) -> Tensor:
         """Completion mask bool ``[B, C]``, True where a completion token stands."""
@@ -90,3 +139,16 @@ class TokenBatch:
 def crop(rows: Tensor, batch: TokenBatch) -> Tensor:
     """Cut a ``[b, C]`` tensor of a larger batch to the width of a sub-batch."""
     return rows[:, : batch.width]
+
+
+def by_tokens(rows: Tensor, lengths: Tensor, budget: int) -> Iterator[Tensor]:
+    """Consecutive groups of ``rows`` of at most ``budget`` tokens together; a longer row is a group of its own.
+    ``lengths`` ``[B]`` are those of all rows."""
+    first, tokens = 0, 0
+    for i, length in enumerate(lengths[rows].tolist()):
+        if tokens and tokens + length > budget:
+            yield rows[first:i]
+            first, tokens = i, 0
+        tokens += length
+    if first < len(rows):
+        yield rows[first:]

@@ -26,6 +26,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from tropism.engine.adapters import base_of, merged_copy
+from tropism.engine.attention import check_attention
 from tropism.engine.batch import TokenBatch
 from tropism.engine.chat import turn_ends
 from tropism.engine.models import (
@@ -38,6 +39,7 @@ from tropism.engine.models import (
     load_policy,
     load_tokenizer,
 )
+from tropism.engine.scoring import hidden_states
 from tropism.errors import ModelError
 from tropism.runtime.seeding import derive
 
@@ -106,14 +108,10 @@ class Classifier:
         For an encoder, a row's "prompt" is what comes before the second sentence's first token, special tokens
         included, and its "completion" the rest.
         """
-        positions = torch.arange(batch.ids.shape[1])[None, :].expand_as(batch.ids)
-        mask = positions < batch.lengths[:, None]
         if not self.is_decoder:
-            return self._encoder_scores(batch, positions, mask)
-        # whatever stands behind a row's end is never looked at; an EOS there keeps transformers from warning of pads
-        ids = torch.where(mask, batch.ids, min(self.eos))
-        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        last = hidden[torch.arange(len(batch)), batch.lengths - 1]
+            positions = torch.arange(batch.ids.shape[1])[None, :].expand_as(batch.ids)
+            return self._encoder_scores(batch, positions, positions < batch.lengths[:, None])
+        last = hidden_states(self.model, batch).index_select(0, batch.packed.starts[1:] - 1)
         with torch.autocast(last.device.type, enabled=False):
             head: nn.Module = self.model.score
             return head(last.to(next(head.parameters()).dtype)).float()
@@ -264,6 +262,8 @@ def _own_pad(source: str, made: Classifier) -> None:
 @torch.no_grad()
 def _check_rows(source: str, made: Classifier) -> None:
     """Refuse a model whose padded rows score otherwise than each row alone in the model's own forward."""
+    if made.is_decoder:
+        check_attention(made.model)
     vocabulary, pad = made.model.get_input_embeddings().weight.shape[0], made.tokenizer.pad_token_id
     ids = [t if t != pad else t + 1 for t in ((i * 7 + 3) % (vocabulary - 1) for i in range(8))]
     rows = [ids, ids[3:]]

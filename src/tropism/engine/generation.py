@@ -1,39 +1,54 @@
 """Sampling completions from a causal language model.
 
-Works for any Hugging Face decoder through its own key-value cache, windows included; ``check_sampling`` refuses those
-it would be wrong for. Random numbers are drawn per (sequence id, position), so the same seed gives the same uniform
-numbers whatever the batch order, the compaction or a resume. top-p, top-k, min-p and penalties are left out on purpose:
-they bias the PPO ratio.
+Any Hugging Face decoder runs through the engine's own attention on a cache that is allocated once: prompts are packed,
+completions of one prompt share its prefill, a finished row leaves the batch at once (the last row takes its place), and
+waiting prompts take freed rows. Only the last position of each row goes through the head. Random numbers are drawn per
+(sequence id, position), so the same seed gives the same uniform numbers whatever the batch order, the company or a
+resume. ``check_sampling`` refuses models it would be wrong for.
+
+top-p, top-k, min-p and penalties are left out on purpose: they bias the PPO ratio. Also left out: a cache that keeps no
+more than a window, speculative decoding, several devices (another engine implements ``Generator``).
 """
 
 from __future__ import annotations
 
-import inspect
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from tropism.engine.batch import TokenBatch
-from tropism.engine.scoring import completion_scores, hidden_states
+from tropism.engine.attention import DecodePlan, KVCache, PrefillPlan, decoder_states
+from tropism.engine.batch import Packed, TokenBatch
+from tropism.engine.sampling import sample
+from tropism.engine.scoring import completion_scores, head_logits, hidden_states
+from tropism.engine.working import Working
 from tropism.errors import DataError, ModelError
+from tropism.runtime.memory import decode_threads
+from tropism.runtime.precision import FP32, Precision
 from tropism.runtime.seeding import uniform
 
 StopReason = Literal["eos", "length"]
+PREFILL_TOKENS = 8192
+"""Most prompt tokens of one forward."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. ``temperature`` 0 is greedy. ``eos_ids`` end a completion and belong to it."""
+    """How to sample. ``temperature`` 0 is greedy. ``eos_ids`` end a completion and belong to it.
+
+    ``limits``: most new tokens of each prompt, where they differ; never above ``max_new_tokens``.
+    """
 
     max_new_tokens: int
     eos_ids: frozenset[int]
     temperature: float = 1.0
     max_rows: int = 256
+    limits: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,8 @@ class Generation:
     logprobs: list[list[float]]
     stops: list[StopReason]
     policy_version: str
+    values: list[list[float]] | None = None
+    """V of the state before each token, where the generator has a value head."""
 
     def batch(self) -> TokenBatch:
         """Prompts and completions as one token batch."""
@@ -56,14 +73,77 @@ class Generation:
 
     def logprob_rows(self) -> Tensor:
         """Rollout log-probabilities fp32 ``[B, C]``, 0 where padded."""
-        width = max(1, max(len(row) for row in self.logprobs))
-        rows = torch.zeros(len(self.logprobs), width)
-        for i, row in enumerate(self.logprobs):
-            rows[i, : len(row)] = torch.tensor(row)
-        return rows
+        return _padded(self.logprobs)
+
+    def value_rows(self) -> Tensor:
+        """``values`` fp32 ``[B, C]``, 0 where padded. ModelError where there are none."""
+        if self.values is None:
+            raise ModelError("these completions were sampled without a value head", "score them with the critic")
+        return _padded(self.values)
 
 
-@torch.no_grad()
+def _padded(values: list[list[float]]) -> Tensor:
+    made = torch.zeros(len(values), max(1, max(len(row) for row in values)))
+    for i, row in enumerate(values):
+        made[i, : len(row)] = torch.tensor(row)
+    return made
+
+
+class Generator(Protocol):
+    """Whatever samples for a trainer: the engine of this process, or one elsewhere that is sent the weights."""
+
+    policy_version: str | None
+
+    def update_weights(self, policy_version: str) -> None:
+        """Sample from the weights as they are now, under this name."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int, sequence_ids: Sequence[int]
+    ) -> Generation:
+        """One completion per prompt."""
+        ...
+
+
+class LocalGenerator:
+    """Samples in this process, from a :class:`Working` model that it shares with a trainer, or has alone.
+
+    ``value_head``: of a critic on the policy's own trunk, fp32.
+    """
+
+    def __init__(self, working: Working, value_head: nn.Module | None = None) -> None:
+        self.working, self.value_head = working, value_head
+        self.policy_version: str | None = None
+
+    def update_weights(self, policy_version: str) -> None:
+        self.working.refresh()
+        self.policy_version = policy_version
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int, sequence_ids: Sequence[int]
+    ) -> Generation:
+        """Sample one completion per prompt, in eval mode whatever mode the model came in.
+
+        ``sequence_ids`` number the sequences within ``seed``; repeat a prompt under several ids for K completions.
+        Raises DataError for an empty prompt or one that leaves no room in the model's context, ModelError where no
+        weights have been named yet.
+        """
+        if self.policy_version is None:
+            raise ModelError("these weights have no version", "call update_weights(policy_version) before generate")
+        model = self.working.model
+        check_prompts(model, prompts, sampling)
+        was_training = model.training
+        model.eval()
+        with self.working.running():
+            batch = _Batch(model, self.value_head, prompts, sampling, seed, sequence_ids)
+            batch.run()
+        model.train(was_training)
+        values = None if self.value_head is None else batch.lists(batch.values)
+        made = batch.lists(batch.tokens), batch.lists(batch.logprobs), batch.stops
+        return Generation([list(p) for p in prompts], *made, self.policy_version, values)
+
+
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -72,29 +152,19 @@ def generate(
     seed: int,
     sequence_ids: Sequence[int],
     policy_version: str,
+    precision: Precision = FP32,
 ) -> Generation:
-    """Sample one completion per prompt, in eval mode whatever mode the model came in.
-
-    ``sequence_ids`` number the sequences within ``seed``; repeat a prompt under several ids for K completions. Raises
-    DataError for an empty prompt or one that leaves no room in the model's context.
-    """
-    check_prompts(model, prompts, sampling)
-    was_training = model.training
-    model.eval()
-    completions: list[list[int]] = [[] for _ in prompts]
-    logprobs: list[list[float]] = [[] for _ in prompts]
-    stops: list[StopReason] = ["length"] * len(prompts)
-    by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    for start in range(0, len(by_length), sampling.max_rows):
-        rows = by_length[start : start + sampling.max_rows]
-        _generate_rows(model, prompts, rows, sampling, seed, sequence_ids, completions, logprobs, stops)
-    model.train(was_training)
-    return Generation([list(p) for p in prompts], completions, logprobs, stops, policy_version)
+    """:meth:`LocalGenerator.generate` from a model as it is now."""
+    generator = LocalGenerator(Working(model, precision))
+    generator.policy_version = policy_version
+    return generator.generate(prompts, sampling, seed=seed, sequence_ids=sequence_ids)
 
 
 def check_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
     """DataError for an empty prompt, or for one that with the new tokens would leave the model's context."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if sampling.limits is not None and len(sampling.limits) != len(prompts):
+        raise DataError(f"{len(sampling.limits)} limits for {len(prompts)} prompts", "give one limit per prompt")
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise DataError(f"prompt {i} is empty", "give it at least one token (BOS will do)")
@@ -106,10 +176,140 @@ def check_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]], samp
             )
 
 
+@dataclass
+class _Rows:
+    """The rows of the cache that are in use, the first n of it. All but ``hidden`` are int64 ``[n]``."""
+
+    number: Tensor
+    """Which prompt."""
+    length: Tensor
+    """Tokens in the cache."""
+    made: Tensor
+    """New tokens so far."""
+    limit: Tensor
+    """Most new tokens."""
+    hidden: Tensor = field(default_factory=lambda: torch.empty(0))
+    """Last hidden states ``[n, H]``: what the next token is drawn from."""
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def with_more(self, new: _Rows) -> _Rows:
+        """These rows, and ``new`` ones behind them."""
+        return _Rows(*(torch.cat([getattr(self, f.name), getattr(new, f.name)]) for f in fields(self)))
+
+
+class _Batch:
+    """One call of ``generate``: prompts wait, take a row of the cache, and leave it when they are finished."""
+
+    def __init__(
+        self,
+        model: Any,
+        value_head: nn.Module | None,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seed: int,
+        sequence_ids: Sequence[int],
+    ) -> None:
+        self.model, self.value_head = model, value_head
+        self.prompts, self.sampling, self.seed = prompts, sampling, seed
+        self.ids = np.asarray(list(sequence_ids), dtype=np.int64)
+        self.limits = torch.tensor(sampling.limits or [sampling.max_new_tokens] * len(prompts), dtype=torch.int64)
+        self.limits = self.limits.clamp(max=sampling.max_new_tokens)
+        # like lengths together, so that the prompts of one prefill and the rows of one batch are even
+        by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        self.waiting = deque(i for i in by_length if self.limits[i] > 0)
+        self.size = min(sampling.max_rows, len(self.waiting))
+        room = max((len(p) + int(n) for p, n in zip(prompts, self.limits, strict=True)), default=0)
+        self.cache = KVCache(self.size, room)
+        self.rows = _Rows(*(torch.zeros(0, dtype=torch.int64) for _ in range(4)))
+        width = max(1, int(self.limits.max())) if len(prompts) else 1
+        self.tokens = torch.zeros(len(prompts), width, dtype=torch.int64)
+        self.logprobs, self.values = torch.zeros(len(prompts), width), torch.zeros(len(prompts), width)
+        self.counts = torch.zeros(len(prompts), dtype=torch.int64)
+        self.stops: list[StopReason] = ["length"] * len(prompts)
+        self.eos = torch.tensor(sorted(sampling.eos_ids), dtype=torch.int64)
+
+    def lists(self, found: Tensor) -> list[list[Any]]:
+        """What was found for every new token ``[B, C]``, in the order of the prompts."""
+        return [row[:n] for row, n in zip(found.tolist(), self.counts.tolist(), strict=True)]
+
+    def run(self) -> None:
+        """Sample everything."""
+        while len(self.rows) or self.waiting:
+            free = self.size - len(self.rows)
+            if self.waiting and (not len(self.rows) or free >= max(1, self.size // 4)):  # few and large prefills
+                self.admit(min(free, len(self.waiting)))
+            last = self.draw()
+            if len(self.rows):
+                with decode_threads(self.model.config.get_text_config().hidden_size):
+                    self.decode(last)
+
+    def admit(self, count: int) -> None:
+        """Give free rows to the next ``count`` prompts, and run the prompts, equal ones once."""
+        chosen = [self.waiting.popleft() for _ in range(count)]
+        first = len(self.rows)
+        while chosen:
+            part: dict[tuple[int, ...], list[int]] = {}
+            tokens = 0
+            while chosen and (not part or tokens + len(self.prompts[chosen[0]]) <= PREFILL_TOKENS):
+                number = chosen.pop(0)
+                prompt = tuple(self.prompts[number])
+                tokens += 0 if prompt in part else len(prompt)
+                part.setdefault(prompt, []).append(number)
+            numbers = [i for same in part.values() for i in same]
+            which = torch.tensor([w for w, same in enumerate(part.values()) for _ in same])
+            layout = Packed(torch.tensor([len(p) for p in part]))
+            plan = PrefillPlan(layout, self.cache, first + torch.arange(len(numbers)), which)
+            ids = torch.tensor([token for prompt in part for token in prompt])
+            hidden = decoder_states(self.model, ids, layout.positions, plan)[layout.starts[1:] - 1][which]
+            given = torch.tensor(numbers)
+            new = _Rows(given, layout.lengths[which], torch.zeros_like(given), self.limits[given], hidden)
+            self.rows = self.rows.with_more(new) if first else new
+            first += len(numbers)
+
+    def draw(self) -> Tensor:
+        """Draw every row's next token and drop the rows that it finishes; the tokens of those that go on."""
+        rows = self.rows
+        draws = torch.from_numpy(uniform(self.seed, self.ids[rows.number.numpy()], rows.made.numpy()))
+        tokens, logprobs = sample(head_logits(self.model, rows.hidden), self.sampling.temperature, draws)
+        self.tokens[rows.number, rows.made] = tokens
+        self.logprobs[rows.number, rows.made] = logprobs
+        if self.value_head is not None:
+            self.values[rows.number, rows.made] = self.value_head(rows.hidden.float()).squeeze(-1)
+        rows.made = rows.made + 1
+        ended = torch.isin(tokens, self.eos)
+        finished = ended | (rows.made >= rows.limit)
+        if not finished.any():
+            return tokens
+        self.counts[rows.number[finished]] = rows.made[finished]
+        for i in rows.number[ended].tolist():
+            self.stops[i] = "eos"
+        return self.drop(finished, tokens)
+
+    def drop(self, finished: Tensor, tokens: Tensor) -> Tensor:
+        """Let rows from the end take the places of finished ones; the tokens in the new order."""
+        rows, left = self.rows, int((~finished).sum())
+        holes = finished[:left].nonzero()[:, 0]
+        movers = left + (~finished[left:]).nonzero()[:, 0]
+        if len(movers):
+            self.cache.move(movers, holes, int(rows.length[movers].max()))
+        order = torch.arange(left)
+        order[holes] = movers
+        self.rows = _Rows(rows.number[order], rows.length[order], rows.made[order], rows.limit[order])
+        return tokens[order]
+
+    def decode(self, tokens: Tensor) -> None:
+        """Run the newest token of every row."""
+        rows = self.rows
+        rows.hidden = decoder_states(self.model, tokens, rows.length, DecodePlan.of(self.cache, rows.length))
+        rows.length = rows.length + 1
+
+
 @torch.no_grad()
 def check_sampling(model: PreTrainedModel) -> None:
-    """Refuse a model whose log-probabilities while sampling, left-padded and token by token through the cache, are not
-    those of a full forward: a state that no cache of ours keeps, positions that padding shifts.
+    """Refuse a model whose log-probabilities while sampling, token by token through the cache, are not those of a full
+    forward: a state that no cache of ours keeps, positions that the past shifts.
 
     Raises ModelError naming the model. Run once when a policy is loaded.
     """
@@ -134,76 +334,6 @@ def _sampling_gap(model: PreTrainedModel, prompts: list[list[int]], eos: frozens
     sampling = Sampling(4, eos, temperature=0.0)
     out = generate(model, prompts, sampling, seed=0, sequence_ids=range(len(prompts)), policy_version="check")
     batch, was_training = out.batch(), model.training
-    full = completion_scores(model.eval(), batch, hidden_states(model, batch), entropy=False).logprobs
+    full = completion_scores(model.eval(), batch, hidden_states(model, batch)).logprobs
     model.train(was_training)
     return out, float((out.logprob_rows() - full).abs().max()) / max(1.0, float(full.abs().max()))
-
-
-def _generate_rows(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    rows: list[int],
-    sampling: Sampling,
-    seed: int,
-    sequence_ids: Sequence[int],
-    completions: list[list[int]],
-    logprobs: list[list[float]],
-    stops: list[StopReason],
-) -> None:
-    """Sample for some rows, left-padded; finished rows leave the batch once they are a quarter of it."""
-    lengths = torch.tensor([len(prompts[i]) for i in rows])
-    width = int(lengths.max())
-    ids = torch.empty(len(rows), width, dtype=torch.int64)
-    for row, i in enumerate(rows):
-        ids[row] = prompts[i][0]  # no pad token: its embedding may hold anything, NaN too
-        ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
-    padding = width - lengths
-    attention = (torch.arange(width)[None, :] >= padding[:, None]).long()
-    # from the config, so that a layer with a window keeps that window and no more
-    cache, active = DynamicCache(config=model.config), torch.arange(len(rows))
-    done = torch.zeros(len(rows), dtype=torch.bool)
-    eos = torch.tensor(sorted(sampling.eos_ids), dtype=torch.int64)
-    numbers = np.asarray([sequence_ids[i] for i in rows], dtype=np.int64)
-    positions = (attention.cumsum(1) - 1).clamp(min=0)
-    numbered = "position_ids" in inspect.signature(model.forward).parameters  # others count by the attention mask
-    for step in range(sampling.max_new_tokens):
-        out = model(
-            input_ids=ids, attention_mask=attention, past_key_values=cache, use_cache=True, logits_to_keep=1,
-            **({"position_ids": positions} if numbered else {}),
-        )  # fmt: skip
-        draws = torch.from_numpy(uniform(seed, numbers[active.numpy()], np.full(len(active), step)))
-        tokens, taken = sample(out.logits[:, -1].float(), sampling.temperature, draws)
-        ended = torch.isin(tokens, eos)
-        for j, row in enumerate(active.tolist()):
-            if not done[row]:
-                completions[rows[row]].append(int(tokens[j]))
-                logprobs[rows[row]].append(float(taken[j]))
-                if ended[j]:
-                    stops[rows[row]] = "eos"
-        done[active[ended]] = True
-        keep = ~done[active]
-        if not keep.any():
-            return
-        if int(keep.sum()) <= 0.75 * len(active):
-            cache.batch_select_indices(keep.nonzero().squeeze(1))
-            active, tokens, attention = active[keep], tokens[keep], attention[keep]
-        ids = tokens[:, None]
-        attention = torch.cat([attention, torch.ones(len(active), 1, dtype=attention.dtype)], 1)
-        positions = (lengths[active] + step)[:, None]
-
-
-def sample(logits: Tensor, temperature: float, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse-CDF sampling: tokens ``[B]`` and their log-probabilities from fp32 logits ``[B, V]`` and uniforms
-    ``[B]``.
-
-    Temperature 0 takes the most likely token (its log-probability is the one at temperature 1).
-    """
-    distribution = torch.log_softmax(logits if temperature in (0.0, 1.0) else logits / temperature, dim=-1)
-    if temperature == 0.0:
-        tokens = distribution.argmax(-1)
-    else:
-        cdf = distribution.double().exp().cumsum(-1)
-        # scaled by the CDF's own end, so that rounding can never point past the last token
-        tokens = torch.searchsorted(cdf, (draws * cdf[:, -1])[:, None], right=True).squeeze(1)
-        tokens = tokens.clamp(max=logits.shape[-1] - 1)
-    return tokens, distribution.gather(1, tokens[:, None]).squeeze(1)

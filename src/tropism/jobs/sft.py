@@ -17,6 +17,7 @@ from tropism.data.records import Reading
 from tropism.data.voting import Splits
 from tropism.engine.adapters import LoraSettings
 from tropism.engine.models import context_length, eos_ids
+from tropism.engine.working import Working
 from tropism.errors import DataError
 from tropism.jobs.cards import sft_card
 from tropism.jobs.config import HeldOut, JobConfig, required
@@ -164,10 +165,11 @@ def held_out_loss(work: _Work, precision: Precision) -> float | None:
         return None
     total, count = 0.0, 0
     work.policy.model.eval()
-    with torch.no_grad(), precision.autocast():
+    working = Working(work.policy.model, precision)
+    with torch.no_grad(), working.running():
         for start in range(0, len(rows.tokens), work.settings.batch_size):
             chosen = np.arange(start, min(start + work.settings.batch_size, len(rows.tokens)))
-            loss, tokens = batch_loss(work.policy.model, rows, chosen)
+            loss, tokens = batch_loss(working.model, rows, chosen)
             total, count = total + float(loss) * tokens, count + tokens
     return total / count
 

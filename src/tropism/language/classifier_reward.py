@@ -22,6 +22,7 @@ from tropism.engine.adapters import has_adapters, merged_copy
 from tropism.engine.batch import TokenBatch
 from tropism.engine.classifiers import Classifier, load_classifier
 from tropism.engine.models import save_policy
+from tropism.engine.working import Working
 from tropism.errors import ModelError, StoreError
 from tropism.language.reward_text import Answered, Encoded, Form, Reader, reader_of
 from tropism.runtime.precision import Precision, resolve_precision
@@ -53,18 +54,22 @@ class ClassifierNetwork:
         self.context = min(context or classifier.context, classifier.context)
         self.members = classifier.labels if label is None else 1
         self.reader: Reader = reader_of(classifier, self.form, end)
+        # an encoder runs as transformers has it, where autocast is all that is sure to fit; the head keeps its bits
+        lowered = precision if classifier.is_decoder or precision.name != "bf16" else Precision("autocast")
+        self.working = Working(classifier.model, lowered, exact=classifier.head)
+        self.running = replace(classifier, model=self.working.model)
 
     @torch.no_grad()
     def raw(self, rows: Sequence[Answered], exact: bool) -> tuple[Tensor, int]:
         """Scores ``[E, n]``, fp32, in eval mode, and how many rows were cut."""
-        self.classifier.model.eval()
+        self.working.model.eval()
         encoded = self.reader.read(rows, self.context, exact)
         return encoded.scores(self.score, CHUNK), encoded.cut
 
     def score(self, batch: TokenBatch) -> Tensor:
         """Scores ``[E, B]`` of one batch, differentiable."""
-        with self.precision.autocast():
-            scores = self.classifier.scores(batch).T
+        with self.working.running():
+            scores = self.running.scores(batch).T
         return scores if self.label is None else scores[self.label : self.label + 1]
 
     def merged(self) -> ClassifierNetwork:
@@ -144,6 +149,12 @@ class ClassifierScores(nn.Module):
         self.network, self.encoded, self.micro_batch = network, encoded, micro_batch
         self.members = network.members
 
+    def train(self, mode: bool = True) -> ClassifierScores:
+        """The copy that runs is no submodule, and follows."""
+        self.network.working.model.train(mode)
+        super().train(mode)
+        return self
+
     @property
     def heads(self) -> frozenset[str]:
         """Names of the head's parameters, which may learn at a rate of their own."""
@@ -152,6 +163,7 @@ class ClassifierScores(nn.Module):
     def score(self, index: Tensor) -> Tensor:
         """Scores ``[E, n]`` of candidates ``index`` ``[n]``."""
         rows = index.tolist()
+        self.network.working.refresh()
         once = len(rows) <= self.micro_batch or not torch.is_grad_enabled()
         return self.encoded.scores(self.network.score if once else self._again, self.micro_batch, rows)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tropism.engine.batch import TokenBatch
 from tropism.engine.generation import Generation, Sampling, generate
 from tropism.engine.scoring import completion_scores, hidden_states
+from tropism.engine.working import Working
 from tropism.errors import ConfigError
 from tropism.evaluation.bradley_terry import fit_bradley_terry
 from tropism.evaluation.diversity import distinct_n
@@ -92,15 +93,10 @@ class Evaluator:
     def sample(self, policy: LanguagePolicy, tasks: Sequence[Task], judges: Mapping[str, RewardSource]) -> Sampled:
         """One answer per task, measured."""
         prompts = [policy.encode_task(t.payload) for t in tasks]
-        with self.precision.autocast():
-            out = generate(
-                policy.model,
-                prompts,
-                self.sampling,
-                seed=SAMPLING_SEED,
-                sequence_ids=range(len(prompts)),
-                policy_version=self.run.name,
-            )
+        out = generate(
+            policy.model, prompts, self.sampling, seed=SAMPLING_SEED, sequence_ids=range(len(prompts)),
+            policy_version=self.run.name, precision=self.precision,
+        )  # fmt: skip
         texts = [policy.decode(c) for c in out.completions]
         table = [self.world.aspects(t, x) for t, x in zip(tasks, texts, strict=True)]
         names = sorted({name for row in table for name in row})
@@ -132,10 +128,11 @@ class Evaluator:
         k1, k3 = [], []
         batch = generation.batch()
         temperature = self.sampling.temperature
+        both = [Working(p.model, self.precision) for p in (policy, reference)]
         for rows in torch.arange(len(batch)).split(CHUNK):
             part = batch.select(rows)
-            with torch.no_grad(), self.precision.autocast():
-                own, ref = (_logprobs(p, part, temperature) for p in (policy, reference))
+            with torch.no_grad():
+                own, ref = (_logprobs(p, part, temperature) for p in both)
             k1 += (own - ref).sum(1).tolist()
             k3 += (torch.expm1(ref - own) - (ref - own)).sum(1).tolist()
         return _interval("kl_sequence", bootstrap_mean(np.array(k1))) | {"kl_sequence_k3": float(np.mean(k3))}
@@ -242,6 +239,8 @@ def _interval(name: str, interval: Interval) -> dict[str, float]:
     return {name: float(interval.value), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
 
 
-def _logprobs(policy: LanguagePolicy, batch: TokenBatch, temperature: float) -> torch.Tensor:
-    hidden = hidden_states(policy.model, batch)
-    return completion_scores(policy.model, batch, hidden, temperature=temperature, entropy=False).logprobs
+def _logprobs(policy: Working, batch: TokenBatch, temperature: float) -> torch.Tensor:
+    with policy.running():
+        return completion_scores(
+            policy.model, batch, hidden_states(policy.model, batch), temperature=temperature
+        ).logprobs

@@ -195,7 +195,7 @@ def build_frozen(fitting: Fitting, data: RewardData, seed: int) -> Untrained:
     context = min(settings.max_tokens or context_length(trunk.model), context_length(trunk.model))
     network, exact = FrozenNetwork(trunk, ensemble, fitting.precision, context), fitting.shares(trunk.tokenizer)
     encoded = network.reader.read(fitting.rows, context, exact)
-    model = FrozenScores(ensemble, trunk, encoded, fitting.precision)
+    model = FrozenScores(ensemble, network.trunk, encoded)
     model.standardise(train_candidates(data))
     return Untrained(model, lambda: network, exact, [len(c) for c in encoded.completions])
 

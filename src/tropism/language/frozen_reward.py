@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tropism.engine.batch import TokenBatch
-from tropism.engine.scoring import completion_scores, hidden_states, states_at, states_before
+from tropism.engine.scoring import hidden_states, states_at, states_before, token_scores
+from tropism.engine.working import Working
 from tropism.language.policy import LanguagePolicy
 from tropism.language.reward_text import Answered, Encoded, TurnReader
 from tropism.runtime.precision import Precision, resolve_precision
@@ -54,9 +55,9 @@ class TokenEnsemble(nn.Module):
         self.register_buffer("feature_std", torch.ones(width))
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Features ``[n, C, F]`` and mask ``[n, C]`` to scores ``[E, n]``."""
+        """Features ``[tokens, F]``, row by row, and their mask ``[n, C]`` to scores ``[E, n]``."""
         n, width = mask.shape
-        flat = ((features - self.feature_mean) / self.feature_std)[mask]
+        flat = (features - self.feature_mean) / self.feature_std
         tokens = torch.nn.functional.gelu(torch.baddbmm(self.b1, flat.expand(self.members, -1, -1), self.w1))
         tokens = torch.nn.functional.dropout(tokens, self.dropout, self.training)
         grid = tokens.new_zeros(self.members, n, width, tokens.shape[-1])
@@ -70,30 +71,30 @@ class TokenEnsemble(nn.Module):
 
 
 @torch.no_grad()
-def token_features(policy: LanguagePolicy, batch: TokenBatch, precision: Precision) -> Tensor:
-    """Features of every completion token, fp32 ``[B, C, 2H + 3]``; padded entries are arbitrary.
+def token_features(trunk: Working, batch: TokenBatch) -> Tensor:
+    """Features of the n completion tokens, fp32 ``[n, 2H + 3]``, row by row.
 
     [h(t−1), h(t)] of the frozen trunk, then what it thinks of the token: log p, log p − max log p, entropy.
     """
-    with precision.autocast():
-        hidden = hidden_states(policy.model, batch)
-        scores = completion_scores(policy.model, batch, hidden)
-    opinions = torch.stack([scores.logprobs, scores.below_top, scores.entropy], -1)
+    with trunk.running():
+        hidden = hidden_states(trunk.model, batch)
+        targets = batch.packed_ids()[batch.completion_places]
+        logprobs, entropy, below_top = token_scores(trunk.model, states_before(hidden, batch), targets)
+    opinions = torch.stack([logprobs, below_top, entropy], -1)
     return torch.cat([states_before(hidden, batch).float(), states_at(hidden, batch).float(), opinions], -1)
 
 
 class FrozenScores(nn.Module):
     """A ``TokenEnsemble`` over stored features of N candidates: the ``ScoreModel`` that fitting sees."""
 
-    def __init__(self, ensemble: TokenEnsemble, policy: LanguagePolicy, encoded: Encoded, precision: Precision) -> None:
+    def __init__(self, ensemble: TokenEnsemble, trunk: Working, encoded: Encoded) -> None:
         super().__init__()
         self.ensemble, self.members = ensemble, ensemble.members
         rows: list[Tensor] = []
         for start in range(0, len(encoded), CHUNK):
             batch = TokenBatch.of(encoded.prompts[start : start + CHUNK], encoded.completions[start : start + CHUNK])
-            features, lengths = token_features(policy, batch, precision), batch.completion_lengths.tolist()
-            rows += [features[i, :length].clone() for i, length in enumerate(lengths)]
-        self.lengths = torch.tensor([len(r) for r in rows])
+            rows.append(token_features(trunk, batch))
+        self.lengths = torch.tensor([len(c) for c in encoded.completions])
         self.ends = self.lengths.cumsum(0)
         self.features = torch.cat(rows)
 
@@ -110,8 +111,7 @@ class FrozenScores(nn.Module):
         lengths = self.lengths[index]
         mask = torch.arange(max(1, int(lengths.max())))[None, :] < lengths[:, None]
         positions = (self.ends[index] - lengths)[:, None] + torch.arange(mask.shape[1])[None, :]
-        features = self.features[positions.clamp(max=len(self.features) - 1)]
-        return self.ensemble(features, mask)
+        return self.ensemble(self.features[positions[mask]], mask)
 
 
 class FrozenNetwork:
@@ -122,6 +122,7 @@ class FrozenNetwork:
     def __init__(self, policy: LanguagePolicy, ensemble: TokenEnsemble, precision: Precision, context: int) -> None:
         self.policy, self.ensemble, self.precision, self.context = policy, ensemble, precision, context
         self.members, self.reader = ensemble.members, TurnReader(policy)
+        self.trunk = Working(policy.model, precision)
 
     @torch.no_grad()
     def raw(self, rows: Sequence[Answered], exact: bool) -> tuple[Tensor, int]:
@@ -131,7 +132,7 @@ class FrozenNetwork:
         return encoded.scores(self._score, CHUNK), encoded.cut
 
     def _score(self, batch: TokenBatch) -> Tensor:
-        return self.ensemble(token_features(self.policy, batch, self.precision), batch.mask)
+        return self.ensemble(token_features(self.trunk, batch), batch.mask)
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the trunk into ``trunk/`` and the network beside it; returns what else loading needs."""

@@ -22,8 +22,10 @@ from tropism.engine.batch import TokenBatch
 from tropism.engine.cards import Card
 from tropism.engine.generation import check_sampling
 from tropism.engine.models import eos_ids, load_policy, save_policy
-from tropism.engine.scoring import check_head, completion_scores, hidden_states, states_before
+from tropism.engine.scoring import by_row, check_head, completion_scores, hidden_states, states_before
+from tropism.engine.working import Working
 from tropism.language.sft import Example
+from tropism.runtime.precision import FP32, Precision
 
 ValueTrunk = Literal["shared", "separate"]
 
@@ -38,7 +40,10 @@ class Evaluated:
 
 
 class ActorCritic(nn.Module):
-    """π_θ and V_φ. With ``value_trunk="shared"`` V reads the policy's own hidden states."""
+    """π_θ and V_φ. With ``value_trunk="shared"`` V reads the policy's own hidden states.
+
+    Its parameters are the masters; forwards run in the precision of :meth:`run_in`, fp32 until then.
+    """
 
     def __init__(self, lm: PreTrainedModel, value_trunk: ValueTrunk = "shared") -> None:
         super().__init__()
@@ -47,18 +52,38 @@ class ActorCritic(nn.Module):
         self.value_head = nn.Linear(lm.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
+        self.run_in(FP32)
+
+    def run_in(self, precision: Precision) -> None:
+        """Make ready for forwards in ``precision``."""
+        self.working = Working(self.lm, precision)
+        self.value_working = self.working if self.value_lm is None else Working(self.value_lm, precision)
+
+    def refresh(self) -> None:
+        """Take over changed parameters: call it after every optimiser step."""
+        self.working.refresh()
+        if self.value_working is not self.working:
+            self.value_working.refresh()
 
     def evaluate(self, batch: TokenBatch, *, temperature: float = 1.0, detach_value_trunk: bool = False) -> Evaluated:
         """Log-probabilities, entropies, and V of the state before each completion token.
 
         ``detach_value_trunk``: critic warm-up, when the value loss must not move the policy through a shared trunk.
         """
-        hidden = hidden_states(self.lm, batch)
-        scores = completion_scores(self.lm, batch, hidden, temperature=temperature)
-        states = hidden if self.value_lm is None else hidden_states(self.value_lm, batch)
+        lm = self.working.model
+        with self.working.running():
+            hidden = hidden_states(lm, batch)
+            scores = completion_scores(lm, batch, hidden, temperature=temperature)
+            states = hidden if self.value_lm is None else hidden_states(self.value_working.model, batch)
         states = states_before(states.detach() if detach_value_trunk else states, batch)
-        values = self.value_head(states).squeeze(-1).float() * batch.mask
+        values = by_row(self.value_head(states.float()).squeeze(-1), batch)
         return Evaluated(scores.logprobs, scores.entropy, values)
+
+    def values(self, batch: TokenBatch) -> Tensor:
+        """V alone, ``[B, C]``."""
+        with self.value_working.running():
+            states = states_before(hidden_states(self.value_working.model, batch), batch)
+        return by_row(self.value_head(states.float()).squeeze(-1), batch)
 
 
 @dataclass(frozen=True)

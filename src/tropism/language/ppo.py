@@ -17,9 +17,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tropism.engine.adapters import adapters_off
-from tropism.engine.batch import TokenBatch, crop
-from tropism.engine.generation import Sampling, generate
+from tropism.engine.batch import TokenBatch, by_tokens, crop
+from tropism.engine.generation import Generator, LocalGenerator, Sampling
 from tropism.engine.scoring import completion_scores, hidden_states
+from tropism.engine.working import Working
 from tropism.feedback.records import Task
 from tropism.language import ppo_checks as checks
 from tropism.language.config import PpoSection
@@ -64,9 +65,17 @@ class PpoTrainer:
     run: StageRun
     demonstrations: Sequence[tuple[list[int], list[int]]] = ()
     probe: Probe | None = None
+    generator: Generator | None = None
+    """What samples; None: this process, from the working weights of the actor."""
 
     def __post_init__(self) -> None:
         checks.before_training(self.settings, self.actor, self.reference.model, self.precision, self.demonstrations)
+        self.actor.run_in(self.precision)
+        own = self.reference.model is self.actor.lm
+        self.leashing = self.actor.working if own else Working(self.reference.model, self.precision)
+        shared = self.actor.value_lm is None
+        value_head = self.actor.value_head if shared else None
+        self.sampler = self.generator or LocalGenerator(self.actor.working, value_head)
         self.state = PpoState(self.actor, self.settings)
 
     def train(self) -> dict[str, float]:
@@ -85,8 +94,9 @@ class PpoTrainer:
         tasks = tasks_of_step(self.tasks, settings.batch_size // settings.completions_per_prompt, self.run.seed, step)
         with clock("rollout"):  # 1. sample completions from π_old
             rollout = self.sample([t for t in tasks for _ in range(settings.completions_per_prompt)])
-        with clock("score"):  # 2. π_old, V and π_ref on them, by the forward that trains
-            self.score(rollout)
+        with clock("score"):  # 2. π_old, V and π_ref on them
+            reused = checks.reusable(self.state, settings)
+            self.score(rollout, reuse=reused)
         with clock("reward"):  # 3. what each completion is paid, by component
             rollout.paid = self.rewards(rollout.tasks, rollout.generation, rollout.texts)
         targets = self.targets(rollout)  # 4. per-token rewards, advantages, returns
@@ -95,6 +105,9 @@ class PpoTrainer:
         )
         with clock("optimise"):  # 5. epochs of clipped mini-batches, rolled back on divergence
             metrics |= self.optimise(rollout, targets)
+        if reused:  # then the sampler's gap to the trainer is what the first mini-batch saw
+            metrics |= {f"check/mismatch_{of}": metrics[f"check/ratio_{of}"] for of in ("mean", "max")}
+        metrics["check/logprobs_reused"] = float(reused)
         self.state.update_kl_coef(metrics["kl/ref_k1"])  # 6. the leash
         extra = {"gold": self.probe(rollout.tasks, rollout.texts)} if self.probe else {}
         metrics |= {f"ppo/{name}_mean": sum(x) / len(x) for name, x in extra.items()}
@@ -109,34 +122,39 @@ class PpoTrainer:
         """Completions of π_old, one per task given."""
         prompts = [self.policy.encode_task(t.payload) for t in tasks]
         seed = derive(self.run.seed, "ppo-rollout", self.state.step)
-        with self.precision.autocast():
-            generation = generate(
-                self.policy.model, prompts, self.sampling, seed=seed, sequence_ids=range(len(prompts)),
-                policy_version=f"{self.run.name}:{self.state.step}",
-            )  # fmt: skip
+        self.sampler.update_weights(f"{self.run.name}:{self.state.step}")
+        generation = self.sampler.generate(prompts, self.sampling, seed=seed, sequence_ids=range(len(prompts)))
         texts = [self.policy.decode(c) for c in generation.completions]
         return Rollout.empty(self.state.step, tasks, generation, texts)
 
     @torch.no_grad()
-    def score(self, rollout: Rollout) -> None:
-        """Fill in old_logprobs, entropy, values and ref_logprobs."""
+    def score(self, rollout: Rollout, reuse: bool = False) -> None:
+        """Fill in old_logprobs, values and ref_logprobs, by the forward that trains; with ``reuse`` the first two are
+        what the sampler saw (a separate value trunk has seen nothing yet)."""
         batch, temperature = rollout.batch, self.sampling.temperature
+        if reuse:
+            rollout.old_logprobs = rollout.generation.logprob_rows()
+            if rollout.generation.values is not None:
+                rollout.values = rollout.generation.value_rows()
         # bf16 rounds by the shape of its batch, so rows are scored in the company they first train in; fp32 needs no
         # such care, and other company shows a model that mixes its rows
-        order = self.order(len(batch), 0) if self.precision.name == "bf16" else torch.arange(len(batch))
-        for rows in self.forwards(order):
+        order = torch.arange(len(batch)) if self.precision.name == "fp32" else self.order(len(batch), 0)
+        for rows in self.forwards(order, batch):
             part = batch.select(rows)
-            with self.precision.autocast():
+            if not reuse:
                 own = self.actor.evaluate(part, temperature=temperature)
-                with self.leash() as reference:
-                    hidden = hidden_states(reference, part)
-                    ref = completion_scores(reference, part, hidden, temperature=temperature, entropy=False)
-            rollout.fill(rows, own.logprobs, own.entropy, own.values, ref.logprobs)
+                rollout.fill(rows, old_logprobs=own.logprobs, values=own.values)
+            elif rollout.generation.values is None:
+                rollout.fill(rows, values=self.actor.values(part))
+            with self.leash() as reference, self.leashing.running():
+                hidden = hidden_states(reference, part)
+                ref = completion_scores(reference, part, hidden, temperature=temperature)
+            rollout.fill(rows, ref_logprobs=ref.logprobs)
 
     def leash(self) -> AbstractContextManager[PreTrainedModel]:
         """The reference, for the time of a block."""
-        model = self.reference.model
-        return adapters_off(model) if model is self.actor.lm else nullcontext(model)
+        model = self.leashing.model
+        return adapters_off(model) if model is self.actor.working.model else nullcontext(model)
 
     def targets(self, rollout: Rollout) -> Targets:
         """Terminal score on the last token, KL penalty on every token, GAE, advantages whitened over the rollout."""
@@ -155,8 +173,12 @@ class PpoTrainer:
             order = self.order(len(rollout.batch), epoch)
             for number, rows in enumerate(self.chunks(order, self.settings.mini_batch_size)):
                 if epoch == 0 and number == 0:
-                    total.add(checks.first_mini_batch(self, rollout, rows))
-                terms = self.mini_batch(rollout, targets, rows, epoch, number)
+                    terms, targets = self.first_gradient(rollout, targets, rows)
+                else:
+                    terms, _ = self.gradient(rollout, targets, rows)
+                if self.settings.ptx_coef and not self.state.critic_only:
+                    terms["ppo/ptx_loss"] = self.pretraining_mix(epoch, number)
+                terms |= self.state.optimiser_step()
                 if checks.diverged(terms, self.settings):  # its terms are in the warning, not in the means
                     self.state.roll_back(terms)
                     return total.means() | {"ppo/rolled_back": 1.0, "ppo/epochs_done": float(epoch)}
@@ -165,32 +187,44 @@ class PpoTrainer:
                     return total.means() | {"ppo/rolled_back": 0.0, "ppo/epochs_done": float(epoch)}
         return total.means() | {"ppo/rolled_back": 0.0, "ppo/epochs_done": float(self.settings.epochs)}
 
-    def mini_batch(self, rollout: Rollout, targets: Targets, rows: Tensor, epoch: int, number: int) -> dict[str, float]:
-        """One optimiser step: gradients summed over micro-batches, every loss over the mini-batch's own token count."""
+    def first_gradient(self, rollout: Rollout, targets: Targets, rows: Tensor) -> tuple[dict[str, float], Targets]:
+        """The first mini-batch's gradient, where π_θ/π_old must be 1; if it is not, π_old is scored again, after which
+        it must be. Returns the targets that hold then."""
+        terms, gap = self.gradient(rollout, targets, rows)
+        recomputed = not checks.within(self.precision, gap)
+        if recomputed:
+            self.score(rollout)
+            targets = self.targets(rollout)
+            terms, gap = self.gradient(rollout, targets, rows)
+            checks.require_within(self.precision, gap, rollout.step)
+        return terms | checks.ratio_metrics(gap) | {"check/old_recomputed": float(recomputed)}, targets
+
+    def gradient(self, rollout: Rollout, targets: Targets, rows: Tensor) -> tuple[dict[str, float], Tensor]:
+        """Gradients of a mini-batch summed over its micro-batches, every loss over the mini-batch's own token count;
+        what is logged, and |log π_θ/π_old| of every token."""
         count = int(rollout.batch.completion_lengths[rows].sum())
         terms: dict[str, float] = {}
+        gaps = []
         self.state.zero_grad()
-        for part in self.forwards(rows):
-            losses, logged = self.losses(rollout, targets, part, max(1, count))
+        for part in self.forwards(rows, rollout.batch):
+            losses, logged, gap = self.losses(rollout, targets, part, max(1, count))
             torch.stack(losses).sum().backward()
+            gaps.append(gap)
             for name, value in logged.items():
                 terms[name] = terms.get(name, 0.0) + value
-        if self.settings.ptx_coef and not self.state.critic_only:
-            terms["ppo/ptx_loss"] = self.pretraining_mix(epoch, number)
-        return terms | self.state.optimiser_step()
+        return terms, torch.cat(gaps)
 
     def losses(
         self, rollout: Rollout, targets: Targets, rows: Tensor, count: int
-    ) -> tuple[list[Tensor], dict[str, float]]:
-        """The weighted losses of some rows, to be summed, and what is logged of them."""
+    ) -> tuple[list[Tensor], dict[str, float], Tensor]:
+        """The weighted losses of some rows, to be summed, what is logged, and |log π_θ/π_old| of their tokens."""
         settings, batch = self.settings, rollout.batch.select(rows)
         mask, critic_only = batch.mask, self.state.critic_only
         old, ref = crop(rollout.old_logprobs[rows], batch), crop(rollout.ref_logprobs[rows], batch)
         shared = self.actor.value_lm is None
-        with self.precision.autocast():
-            now = self.actor.evaluate(
-                batch, temperature=self.sampling.temperature, detach_value_trunk=critic_only and shared
-            )
+        now = self.actor.evaluate(
+            batch, temperature=self.sampling.temperature, detach_value_trunk=critic_only and shared
+        )
         surrogate = clipped_surrogate(
             now.logprobs, old, crop(targets.advantages[rows], batch), mask, settings.clip_range, count
         )
@@ -205,15 +239,19 @@ class PpoTrainer:
             losses += [surrogate.loss, settings.kl_old_coef * kl_old, -settings.entropy_coef * entropy]
             if settings.kl_ref_in == "loss":
                 losses.append(self.state.kl_coef * kl.kl_ref_loss(now.logprobs, ref, mask, count, old))
-        return losses, {
-            "ppo/policy_loss": float(surrogate.loss.detach()),
-            "ppo/value_loss": float(value.loss.detach()),
-            "ppo/clip_fraction": float(surrogate.clip_fraction_sum) / count,
-            "ppo/value_clip_fraction": float(value.clip_fraction_sum) / count,
-            "ppo/ratio_mean": float(surrogate.ratio_sum) / count,
-            "ppo/entropy": float(entropy.detach()),
-            "kl/old": float(kl_old.detach()),
-        }
+        return (
+            losses,
+            {
+                "ppo/policy_loss": float(surrogate.loss.detach()),
+                "ppo/value_loss": float(value.loss.detach()),
+                "ppo/clip_fraction": float(surrogate.clip_fraction_sum) / count,
+                "ppo/value_clip_fraction": float(value.clip_fraction_sum) / count,
+                "ppo/ratio_mean": float(surrogate.ratio_sum) / count,
+                "ppo/entropy": float(entropy.detach()),
+                "kl/old": float(kl_old.detach()),
+            },
+            (now.logprobs.detach() - old).abs()[mask],
+        )
 
     def pretraining_mix(self, epoch: int, number: int) -> float:
         """PPO-ptx: adds the gradient of ptx_coef · SFT loss on a counter-chosen batch; returns the loss."""
@@ -221,8 +259,9 @@ class PpoTrainer:
         chosen = permutation(len(self.demonstrations), seed, 0)[: self.settings.ptx_batch_size]
         pairs = [self.demonstrations[int(i)] for i in chosen]
         batch = TokenBatch.of([p for p, _ in pairs], [c for _, c in pairs])
-        with self.precision.autocast():
-            scores = completion_scores(self.actor.lm, batch, hidden_states(self.actor.lm, batch), entropy=False)
+        lm = self.actor.working.model
+        with self.actor.working.running():
+            scores = completion_scores(lm, batch, hidden_states(lm, batch))
         loss = sft_loss(scores.logprobs, batch.mask, int(batch.completion_lengths.sum()))
         (self.settings.ptx_coef * loss).backward()
         return float(loss.detach())
@@ -231,10 +270,11 @@ class PpoTrainer:
         """The order of ``count`` rows in an epoch of the present step, int64 ``[count]``."""
         return torch.from_numpy(permutation(count, derive(self.run.seed, "minibatch", self.state.step), epoch))
 
-    def forwards(self, rows: Tensor) -> Iterator[Tensor]:
-        """Rows in the groups that go through the network together when they train: mini-batches in micro-batches."""
+    def forwards(self, rows: Tensor, batch: TokenBatch) -> Iterator[Tensor]:
+        """Rows in the groups that go through the network together when they train: mini-batches in micro-batches of
+        at most ``micro_batch_tokens`` (a longer row goes alone)."""
         for mini_batch in self.chunks(rows, self.settings.mini_batch_size):
-            yield from self.chunks(mini_batch, self.settings.micro_batch_size or len(mini_batch))
+            yield from by_tokens(mini_batch, batch.lengths, self.settings.micro_batch_tokens)
 
     @staticmethod
     def chunks(rows: Tensor, size: int) -> Iterator[Tensor]:

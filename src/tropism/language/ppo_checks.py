@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from tropism.engine.adapters import adds_nothing, has_adapters
-from tropism.engine.batch import crop
 from tropism.errors import ConfigError, ContractError
 from tropism.language.config import PpoSection
 from tropism.language.policy import ActorCritic, same_weights
@@ -25,12 +24,14 @@ from tropism.objectives.advantages import deviation
 from tropism.runtime.precision import Precision
 
 if TYPE_CHECKING:
-    from tropism.language.ppo import PpoTrainer
     from tropism.language.ppo_state import PpoState
 
-RATIO_LIMIT = {"fp32": 1e-4, "bf16": 1e-3}
+RATIO_LIMIT = {"fp32": 1e-4, "autocast": 1e-3, "bf16": 1e-3}
 """Largest |log ratio| at step 0 in fp32, mean |log ratio| in bf16."""
-MISMATCH_LIMIT = {"fp32": 1e-2, "bf16": 0.3}
+REUSE_LIMIT = 1e-3
+"""Mean |log π_rollout − log π_trainer| per token of the step before, below which the sampler's log-probabilities serve
+as old_logprobs."""
+MISMATCH_LIMIT = {"fp32": 1e-2, "autocast": 0.3, "bf16": 0.3}
 """Mean |log π_rollout − log π_trainer| per token beyond which a run stops: the sampler is not the policy."""
 
 
@@ -115,7 +116,6 @@ def rollout_metrics(
         "reward/rows_cut": float(paid.rows_cut),
         "ppo/kl_coef": state.kl_coef,
         "ppo/rate_factor": state.rate_factor,
-        "ppo/policy_entropy": float(rollout.entropy.sum()) / tokens,
         "kl/ref_k1": float(k1.mean()),
         "kl/ref_k3": float(k3.mean()),
         "length/completion_tokens": float(rollout.batch.completion_lengths.float().mean()),
@@ -132,36 +132,31 @@ def _equal(actor: ActorCritic, reference: nn.Module) -> bool:
     return adds_nothing(actor.lm) if reference is actor.lm else same_weights(actor.lm, reference)
 
 
-def first_mini_batch(trainer: PpoTrainer, rollout: Rollout, rows: Tensor) -> dict[str, float]:
-    """π_θ/π_old on the first mini-batch must be 1; if not, recompute old_logprobs, after which it must be."""
-    limit, recomputed = RATIO_LIMIT[trainer.precision.name], 0.0
-    worst, mean = _log_ratio(trainer, rollout, rows)
-    if not _within(trainer.precision, worst, mean, limit):
-        recomputed = 1.0
-        trainer.score(rollout)
-        worst, mean = _log_ratio(trainer, rollout, rows)
-        if not _within(trainer.precision, worst, mean, limit):
-            raise ContractError(
-                f"π_θ/π_old at step {rollout.step} is off by {worst:.3g} (mean {mean:.3g}) before any update",
-                "the model's forward depends on its batch: use a model without batch-dependent layers, or fp32",
-            )
-    return {"check/ratio_max": worst, "check/ratio_mean": mean, "check/old_recomputed": recomputed}
+def reusable(state: PpoState, settings: PpoSection) -> bool:
+    """Whether the step before showed sampler and trainer to agree; the first step of a round never knows."""
+    return settings.reuse_logprobs and state.last.get("check/mismatch_mean", math.inf) < REUSE_LIMIT
 
 
-def _within(precision: Precision, worst: float, mean: float, limit: float) -> bool:
-    return worst < limit if precision.name == "fp32" else mean < limit
+def within(precision: Precision, gap: Tensor) -> bool:
+    """Whether |log π_θ/π_old| of tokens ``[n]`` is 0 but for rounding: the largest in fp32, the mean in bf16."""
+    worst, mean = ratio_metrics(gap).values()
+    return (worst if precision.name == "fp32" else mean) < RATIO_LIMIT[precision.name]
 
 
-@torch.no_grad()
-def _log_ratio(trainer: PpoTrainer, rollout: Rollout, rows: Tensor) -> tuple[float, float]:
-    gaps = []
-    for part in trainer.forwards(rows):
-        batch = rollout.batch.select(part)
-        with trainer.precision.autocast():
-            now = trainer.actor.evaluate(batch, temperature=trainer.sampling.temperature)
-        gaps.append((now.logprobs - crop(rollout.old_logprobs[part], batch)).abs()[batch.mask])
-    gap = torch.cat(gaps)
-    return (float(gap.max()), float(gap.mean())) if len(gap) else (0.0, 0.0)
+def require_within(precision: Precision, gap: Tensor, step: int) -> None:
+    """ContractError unless :func:`within`."""
+    if not within(precision, gap):
+        worst, mean = ratio_metrics(gap).values()
+        raise ContractError(
+            f"π_θ/π_old at step {step} is off by {worst:.3g} (mean {mean:.3g}) before any update",
+            "the model's forward depends on its batch: use a model without batch-dependent layers, or fp32",
+        )
+
+
+def ratio_metrics(gap: Tensor) -> dict[str, float]:
+    """The largest and the mean of |log π_θ/π_old|."""
+    worst, mean = (float(gap.max()), float(gap.mean())) if len(gap) else (0.0, 0.0)
+    return {"check/ratio_max": worst, "check/ratio_mean": mean}
 
 
 def diverged(terms: Mapping[str, float], settings: PpoSection) -> bool:

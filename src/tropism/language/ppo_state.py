@@ -36,6 +36,7 @@ class PpoState:
         self.optimiser = torch.optim.AdamW(
             [{"params": self.policy_parameters}, {"params": self.critic_parameters}],
             lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay,
+            fused=True,
         )  # fmt: skip
         self.step, self.finished, self.rate_factor, self.rollbacks = 0, False, 1.0, 0
         self.last: dict[str, float] = {}
@@ -76,6 +77,7 @@ class PpoState:
             group["lr"] = rate
         if torch.isfinite(torch.tensor(norm)):
             self.optimiser.step()
+            self.actor.refresh()
         return {"ppo/grad_norm": norm, "ppo/learning_rate": 0.0 if self.critic_only else policy_rate}
 
     def learned(self) -> dict[str, torch.Tensor]:
@@ -91,6 +93,7 @@ class PpoState:
             raise StoreError(f"{source} is not of this model ({odd}, …)", "delete the stage's scratch folder")
         for name, parameter in mine.items():
             parameter.copy_(weights[name])
+        self.actor.refresh()
 
     def snapshot(self) -> None:
         """Remember weights and optimiser as the last good state."""

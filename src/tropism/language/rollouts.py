@@ -22,7 +22,7 @@ from tropism.runtime.precision import Precision
 from tropism.runtime.seeding import permutation
 from tropism.runtime.stage import StageRun
 
-ENGINE = "tropism-hf-1"
+ENGINE = "tropism-2"
 """Version of the sampling engine, kept with every candidate."""
 
 Sampled = tuple[list[int], StopReason]
@@ -39,7 +39,6 @@ class Rollout:
     texts: list[str]
     batch: TokenBatch
     old_logprobs: Tensor
-    entropy: Tensor
     values: Tensor
     ref_logprobs: Tensor
     paid: PaidRewards
@@ -49,16 +48,13 @@ class Rollout:
         """A rollout that is sampled but neither scored nor paid."""
         batch = generation.batch()
         unpaid = PaidRewards(torch.zeros(len(batch)), {}, torch.zeros(len(batch), dtype=torch.bool))
-        old, entropy, values, ref = (torch.zeros(batch.mask.shape) for _ in range(4))
-        return cls(step, tasks, generation, texts, batch, old, entropy, values, ref, unpaid)
+        old, values, ref = (torch.zeros(batch.mask.shape) for _ in range(3))
+        return cls(step, tasks, generation, texts, batch, old, values, ref, unpaid)
 
-    def fill(self, rows: Tensor, logprobs: Tensor, entropy: Tensor, values: Tensor, ref_logprobs: Tensor) -> None:
-        """Set the per-token tensors of some rows, each given as ``[b, C']`` with C' ≤ C."""
-        width = logprobs.shape[1]
-        self.old_logprobs[rows, :width] = logprobs
-        self.entropy[rows, :width] = entropy
-        self.values[rows, :width] = values
-        self.ref_logprobs[rows, :width] = ref_logprobs
+    def fill(self, rows: Tensor, **found: Tensor) -> None:
+        """Set per-token tensors, by name, of some rows, each given as ``[b, C']`` with C' ≤ C."""
+        for name, values in found.items():
+            getattr(self, name)[rows, : values.shape[1]] = values
 
     @property
     def kl_ref(self) -> Tensor:
@@ -160,10 +156,10 @@ def _sampled_batch(
                 rows = [json.loads(line) for line in lines]
             return {i: (row["tokens"], row["stop"]) for i, row in zip(numbers, rows, strict=True)}
         run.check_stop()
-    with precision.autocast():
-        out = generate(
-            policy.model, list(prompts.values()), sampling, seed=seed, sequence_ids=numbers, policy_version=policy_id
-        )
+    out = generate(
+        policy.model, list(prompts.values()), sampling, seed=seed, sequence_ids=numbers, policy_version=policy_id,
+        precision=precision,
+    )  # fmt: skip
     made: dict[int, Sampled] = dict(zip(numbers, zip(out.completions, out.stops, strict=True), strict=True))
     if path is not None:
         write_rows(path, ({"tokens": tokens, "stop": stop} for tokens, stop in made.values()))

@@ -1,8 +1,8 @@
 """Supervised fine-tuning on completions only; also the engine of a small model's pretraining.
 
 The order of the data, the dropout and the schedule are functions of (seed, step), so a checkpoint holds weights and
-optimiser state and nothing else, and a resumed run is bit for bit the undisturbed one. Left out: packing several texts
-into a row (rows of like length are batched instead), gradient accumulation, several devices.
+optimiser state and nothing else, and a resumed run is bit for bit the undisturbed one. Rows are packed: no linear layer
+sees padding. Left out: several devices.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
+from tropism.engine.attention import PackedPlan, decoder_states
+from tropism.engine.batch import Packed, by_tokens
 from tropism.engine.models import context_length, eos_ids
 from tropism.engine.optimisers import MuonAdamW
-from tropism.engine.scoring import head_logits
+from tropism.engine.scoring import token_scores
+from tropism.engine.working import Working
 from tropism.errors import ConfigError, DataError, DivergenceError
 from tropism.runtime.precision import PrecisionName, resolve_precision
 from tropism.runtime.seeding import derive, permutation
@@ -52,6 +54,8 @@ class SftSettings(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(512, ge=2)
     """Longer rows lose the left of their prompt; it never exceeds the model's context."""
+    micro_batch_tokens: int = Field(4096, ge=1)
+    """Most tokens of one forward; only memory depends on it."""
     precision: PrecisionName = "fp32"
     checkpoint_every: int = Field(200, ge=1)
 
@@ -110,13 +114,16 @@ def fine_tune(
         load_state(model, optimizer, folder)
     lengths = np.array([len(t) for t in rows.tokens])
     order = BatchOrder(lengths, settings.batch_size, derive(run.seed, activity, "order"))
-    model.train()
+    working = Working(model, precision)
+    working.model.train()
     for step in range(start, settings.steps):
         began = time.perf_counter()
-        with torch.random.fork_rng(devices=[]), precision.autocast():  # dropout is a function of the step
+        optimizer.zero_grad(set_to_none=True)
+        with torch.random.fork_rng(devices=[]):  # dropout is a function of the step
             torch.manual_seed(derive(run.seed, activity, "dropout", step))
-            loss, count = batch_loss(model, rows, order.batch(step))
+            loss, count = _gradient(working, rows, order.batch(step), settings.micro_batch_tokens)
         values = _update(model, optimizer, loss, settings, step)
+        working.refresh()
         meta = {"tokens": int(meta["tokens"]) + count, "loss": values["loss"]}
         logged = {f"{activity}/{name}": value for name, value in (values | {"tokens": float(count)}).items()}
         run.log(step, logged | {f"time/{activity}_step_s": time.perf_counter() - began})
@@ -227,21 +234,27 @@ class BatchOrder:
 def batch_loss(model: Any, rows: Rows, chosen: NDArray[np.int64]) -> tuple[Tensor, int]:
     """(mean negative log-likelihood over the batch's trained tokens, their count).
 
-    Rows are right-padded with their own last token; a causal model never looks right, and the mask comes from the rows'
-    own lengths, so what stands in the padding changes nothing. The head runs on target positions only.
+    The rows are packed, and the head runs on what predicts a target only.
     """
-    width = max(len(rows.tokens[i]) for i in chosen)
-    ids = torch.empty(len(chosen), width, dtype=torch.int64)
-    mask = torch.zeros(len(chosen), width, dtype=torch.bool)
-    for line, i in enumerate(chosen):
-        ids[line] = int(rows.tokens[i][-1])
-        ids[line, : len(rows.tokens[i])] = torch.from_numpy(rows.tokens[i])
-        mask[line, : len(rows.tokens[i])] = torch.from_numpy(rows.trained[i])
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    targets = mask[:, 1:]
-    logits = head_logits(model, hidden[:, :-1][targets])
-    count = int(targets.sum())
-    return functional.cross_entropy(logits, ids[:, 1:][targets], reduction="sum") / count, count
+    ids = torch.from_numpy(np.concatenate([rows.tokens[i] for i in chosen]))
+    targets = torch.from_numpy(np.concatenate([rows.trained[i] for i in chosen])).nonzero()[:, 0]
+    layout = Packed(torch.tensor([len(rows.tokens[i]) for i in chosen]))
+    hidden = decoder_states(model, ids, layout.positions, PackedPlan(layout))
+    logprobs, _, _ = token_scores(model, hidden.index_select(0, targets - 1), ids[targets])
+    return -logprobs.sum() / len(targets), len(targets)
+
+
+def _gradient(working: Working, rows: Rows, chosen: NDArray[np.int64], budget: int) -> tuple[float, int]:
+    """Add the gradient of a batch's loss, in pieces of at most ``budget`` tokens; (loss, trained tokens)."""
+    lengths = torch.tensor([len(t) for t in rows.tokens])
+    count, total = sum(int(rows.trained[i].sum()) for i in chosen), 0.0
+    for part in by_tokens(torch.from_numpy(chosen), lengths, budget):
+        with working.running():
+            loss, targets = batch_loss(working.model, rows, part.numpy())
+        share = loss * (targets / count)
+        share.backward()
+        total += float(share.detach())
+    return total, count
 
 
 def learning_rate(settings: SftSettings, step: int) -> float:
@@ -268,9 +281,9 @@ def _optimizer(model: nn.Module, settings: SftSettings) -> torch.optim.Optimizer
 
 
 def _update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, settings: SftSettings, step: int
+    model: nn.Module, optimizer: torch.optim.Optimizer, value: float, settings: SftSettings, step: int
 ) -> dict[str, float]:
-    value = float(loss.detach())
+    """One step along the gradient that is there."""
     if not math.isfinite(value):
         raise DivergenceError(
             f"the training loss is {value} at step {step}", "lower learning_rate or raise warmup_steps"
@@ -278,8 +291,6 @@ def _update(
     rate = learning_rate(settings, step)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm))
     if not math.isfinite(norm):
         raise DivergenceError(

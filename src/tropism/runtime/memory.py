@@ -12,8 +12,12 @@ import ctypes
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+NARROW = 384
+"""Hidden states up to this width are decoded on one thread."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -45,6 +49,22 @@ def tensor_threads() -> int:
         return int(sys.modules["torch"].get_num_threads())
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def decode_threads(width: int) -> Iterator[None]:
+    """One tensor thread inside the block where a model is ``width`` wide and that is narrow: waking a second thread
+    costs more than it takes off the small products of one new token per row."""
+    torch = sys.modules["torch"]
+    before = torch.get_num_threads()
+    if before == 1 or width > NARROW:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def peak_memory_bytes() -> int:

@@ -1,7 +1,9 @@
 """Precision as a named choice, and the proof that it is what runs.
 
-``fp32`` computes in float32; ``bf16`` keeps float32 weights and optimiser state and runs matrix products under bfloat16
-autocast; ``auto`` is bf16 where the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX), fp32 elsewhere.
+``fp32`` computes in float32. ``bf16`` runs forwards and backwards through a bfloat16 copy of the weights; the weights
+that are optimised and saved, their moments and the sums of their gradients are float32. ``autocast`` keeps one float32
+model and lets torch round the operands of each matrix product. ``auto`` is bf16 where the CPU multiplies bfloat16 in
+hardware (AVX512-BF16 or AMX), fp32 elsewhere.
 """
 
 from __future__ import annotations
@@ -15,26 +17,40 @@ import torch
 
 from tropism.errors import ContractError
 
-PrecisionName = Literal["auto", "fp32", "bf16"]
+PrecisionName = Literal["auto", "fp32", "autocast", "bf16"]
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A resolved precision: ``name`` is ``fp32`` or ``bf16``."""
+    """A resolved precision."""
 
-    name: Literal["fp32", "bf16"]
+    name: Literal["fp32", "autocast", "bf16"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of matrix products."""
+        return torch.float32 if self.name == "fp32" else torch.bfloat16
+
+    @property
+    def weights(self) -> torch.dtype:
+        """Of the weights that forwards read (``engine.working.Working``)."""
+        return torch.bfloat16 if self.name == "bf16" else torch.float32
 
     def autocast(self) -> AbstractContextManager:
         """The context in which forwards run."""
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.name == "bf16", cache_enabled=False)
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.name == "autocast", cache_enabled=False)
 
     def check(self) -> int:
-        """Bits that a matrix product really has under :meth:`autocast`; ContractError if not those asked for."""
+        """Bits that a matrix product really has; ContractError if not those asked for."""
         with self.autocast():
-            bits = torch.finfo((torch.ones(2, 2) @ torch.ones(2, 2)).dtype).bits
-        if bits != (16 if self.name == "bf16" else 32):
+            ones = torch.ones(2, 2, dtype=self.weights)
+            bits = torch.finfo((ones @ ones).dtype).bits
+        if bits != torch.finfo(self.dtype).bits:
             raise ContractError(f"precision {self.name} was asked for, but products run in {bits} bits")
         return bits
+
+
+FP32 = Precision("fp32")
 
 
 def cpu_has_bf16() -> bool:

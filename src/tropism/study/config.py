@@ -101,7 +101,7 @@ class RuntimeSection(Section):
 
     threads: int = Field(default=0, ge=0, le=1024)
     """Threads of the tensor library; 0: its own choice. Sums depend on it in their last bits."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "autocast", "bf16"] = "auto"
     tune_memory: bool = True
     keep_scratch: bool = False
 
