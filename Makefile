@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 # -n: processes that run tests side by side
 TEST_JOBS ?= 2
 
-.PHONY: help setup demo test lint types unit durability bench-quick clean
+.PHONY: help setup demo test lint types unit durability bench-quick bench-speed clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -54,10 +54,24 @@ durability: $(STAMP) ## thirty kills over a small study's run time
 bench-quick: $(STAMP) ## every benchmark in its small case (DATA=FOLDER for those on public data)
 	$(BIN)/python benchmarks/tinytalk.py --quick
 	$(BIN)/python benchmarks/newcomer.py --quick
+	for name in ppo_speed generation_speed pairs_speed speed_growth; do $(BIN)/python benchmarks/$$name.py --quick; done
 	if [ -n "$(DATA)" ]; then
 		$(BIN)/python benchmarks/sentiment.py --quick --data "$(DATA)"
 		$(BIN)/python benchmarks/reward_real.py --quick --data "$(DATA)"
 	fi
+
+bench-speed: $(STAMP) ## speed beside TRL, hours on an idle machine (TRL112=PYTHON TRL116=PYTHON)
+	if [ -z "$(TRL112)" ] || [ -z "$(TRL116)" ]; then
+		echo "error: TRL112 and TRL116 name the interpreters of TRL's environments (PPO is in 1.12 and not in later ones)"
+		echo "  fix: scripts/trl_environment.sh A 1.12; scripts/trl_environment.sh B 1.16"
+		echo "       make bench-speed TRL112=A/bin/python TRL116=B/bin/python"
+		exit 2
+	fi
+	# parts of it: --sizes S M, --works fixed eos, --trainers sft reward; each part has a result file of its own
+	$(BIN)/python benchmarks/ppo_speed.py --trl-python "$(TRL112)"
+	$(BIN)/python benchmarks/generation_speed.py
+	$(BIN)/python benchmarks/pairs_speed.py --trl-python "$(TRL116)"
+	$(BIN)/python benchmarks/speed_growth.py
 
 clean: ## remove the demo and every cache (the virtual environment stays)
 	rm -rf $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -57,6 +57,8 @@ class Worker:
         """One round; TimeoutError where no answer comes, RuntimeError where the process has died."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        if self.process.poll() is not None:  # writing to it would leave a broken pipe behind
+            raise RuntimeError(f"{self.side} died before {work} {number}; its message is above")
         print(work, number, file=self.process.stdin, flush=True)
         if not select.select([self.process.stdout], [], [], TIMEOUT_S)[0]:
             raise TimeoutError(f"{self.side}: no answer to {work} {number} within {TIMEOUT_S} s")

@@ -27,7 +27,7 @@ from typing import Any
 
 from common import Claim, write_result
 from speed_models import EOS, SHAPES, make, read_prompts
-from speed_sides import HERE, drive, faster, in_turns, summary
+from speed_sides import HERE, drive, faster, in_turns, interpreter, summary
 
 ROWS, PROMPT_TOKENS, ALL_TOKENS = 32, 32, 128
 TRAINERS = ("sft", "reward")
@@ -106,7 +106,7 @@ def main() -> None:
     """Size by size and trainer by trainer."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--texts", type=Path, nargs="+", default=[], help="text files for prompts (default: our own)")
-    parser.add_argument("--trl-python", type=Path, help="interpreter of an environment with TRL 1.16")
+    parser.add_argument("--trl-python", type=interpreter, help="of an environment with TRL 1.16")
     parser.add_argument("--sizes", nargs="+", choices=tuple(SHAPES), default=["S", "M"])
     parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=list(TRAINERS))
     parser.add_argument("--rounds", type=int, default=3, help="times that every side has its turn")

@@ -31,7 +31,7 @@ from typing import Any
 from common import Claim, write_result
 from peers.prescribed_lengths import LONGEST, SHORTEST, WORKS
 from speed_models import SHAPES, make
-from speed_sides import HERE, drive, faster, in_turns, smaller, summary
+from speed_sides import HERE, drive, faster, in_turns, interpreter, smaller, summary
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS, EPOCHS = 64, 32, 64, 4
 
@@ -120,7 +120,7 @@ def arguments() -> argparse.Namespace:
     """What was asked for; ``--quick`` overrides sizes and counts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--texts", type=Path, nargs="+", default=[], help="text files for prompts (default: our own)")
-    parser.add_argument("--trl-python", type=Path, help="interpreter of an environment with TRL 1.12")
+    parser.add_argument("--trl-python", type=interpreter, help="of an environment with TRL 1.12")
     parser.add_argument("--sizes", nargs="+", choices=tuple(SHAPES), default=["S", "M"])
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--rounds", type=int, default=3, help="times that every side has its turn")

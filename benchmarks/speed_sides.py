@@ -7,6 +7,7 @@ A driver prints one JSON line last: ``steps`` (``wall_s``, ``cpu_s``, ``phases_c
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -46,6 +47,15 @@ def drive(command: Sequence[str], threads: int, timeout_s: float = TIMEOUT_S) ->
         raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def interpreter(given: str) -> Path:
+    """An interpreter given on the command line, wherever processes are started; a virtual environment's is a link that
+    must not be followed. ArgumentTypeError where there is none."""
+    path = Path(given).expanduser().absolute()
+    if not os.access(path, os.X_OK):
+        raise argparse.ArgumentTypeError(f"{given} is no program: make it with scripts/trl_environment.sh")
+    return path
 
 
 def in_turns(
