@@ -11,8 +11,8 @@ with the same seed, prompts, settings and frozen reward. The weight of the KL ad
 held at a sequence KL of 3 nats and the second at 10: what a policy earns at a KL hangs on how long it has been there.
 The policy's weights are measured on held-out prompts by Hugging Face alone, in float32 (``*_oracle.py``): what the
 frozen reward pays, what gold or the judge says, and the KL. The last measurements of a half give the reward at its KL,
-by a straight line; runs are paired by seed. A run that does not get to a KL says so, and all are compared at the
-largest KL that each has been to.
+by a straight line; runs are paired by seed. Where a run does not get to a KL (a small world's reward may be earned in
+full before), the claim says so, and all are compared at the KL of the run that stayed nearest.
 
     python benchmarks/engine_quality.py --world tinytalk --work FOLDER [--seeds 0 1 2] [--arms …] [--jobs 2] [--quick]
     python benchmarks/engine_quality.py --world sentiment --data FOLDER --work FOLDER …
@@ -46,7 +46,7 @@ from tropism.runtime.precision import resolve_precision
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import StageRun
 
-HELD = 12
+HELD = 10
 """The last steps at a KL, which speak for it."""
 SEEDS = (0, 1, 2)
 TIMEOUT_S = 3600
@@ -140,8 +140,11 @@ def held(run: Mapping[str, Any], level: float) -> Curve:
 
 
 def common_kl(runs: Sequence[Mapping[str, Any]], level: float) -> float:
-    """The KL to compare at: ``level``, or the largest that every run had while it was held there."""
-    return min(level, *(highest(held(run, level)) for run in runs))
+    """The KL to compare at: ``level``, or, where a run never had as much, the least mean of any run held there."""
+    points = [held(run, level) for run in runs]
+    if all(highest(each) >= level for each in points):
+        return level
+    return min(sum(p["kl"] for p in each) / len(each) for each in points)
 
 
 def compared(runs: Mapping[tuple[str, int], Mapping[str, Any]], seeds: Sequence[int], gold: str) -> list[Claim]:
