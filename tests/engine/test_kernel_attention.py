@@ -262,12 +262,14 @@ def decode(
     window: int = 0,
     softcap: float = 0.0,
     threads: int = 1,
+    new: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     out = torch.full(q.shape, 777.0, dtype=q.dtype)
     k, v = cache
+    added = [x for one in new or () for x in (one, one.stride(0), one.stride(1))] or [None, 0, 0] * 2
     sizes = [q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[2] ** -0.5, window, softcap, threads]
     views = [q, q.stride(0), q.stride(1), k, *k.stride()[:3], v, *v.stride()[:3]]
-    call(kernels, "decode_attention", q, [*sizes, lengths, first, *views, out])
+    call(kernels, "decode_attention", q, [*sizes, lengths, first, *views, *added, out])
     return out
 
 
@@ -342,6 +344,21 @@ def test_a_row_without_keys_gets_zeros(kernels: ctypes.CDLL) -> None:
     found = decode(kernels, torch.ones(2, 2, 32), (k, k), torch.tensor([0, 4]))
     assert (found[0] == 0).all()
     torch.testing.assert_close(found[1], torch.ones(2, 32))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_decoding_puts_the_new_token_into_the_cache(kernels: ctypes.CDLL, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    lengths, first = torch.tensor([3, 1, 9]), torch.tensor([0, 4, 2])
+    full = [torch.randn(3, 2, 12, 20).to(dtype) for _ in range(2)]
+    q, ends = torch.randn(3, 4, 20).to(dtype), first + lengths - 1
+    new = [x[torch.arange(3), :, ends] for x in full]
+    holed = [x.clone() for x in full]
+    for x in holed:
+        x[torch.arange(3), :, ends] = torch.nan
+    found = decode(kernels, q, (holed[0], holed[1]), lengths, first, new=(new[0], new[1]))
+    assert torch.equal(found, decode(kernels, q, (full[0], full[1]), lengths, first))
+    assert all(torch.equal(x, y) for x, y in zip(holed, full, strict=True))
 
 
 def test_the_builder_has_these_functions() -> None:

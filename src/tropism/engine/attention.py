@@ -157,18 +157,20 @@ class DecodePlan:
     """int64 ``[n]``: tokens in the rows before this one."""
     rows: Tensor
     """0 … n−1."""
+    seen: Tensor
+    """``lengths`` + 1: tokens in the rows with this one."""
     longest: int
-    """The longest row, the new token included."""
+    """The most of these."""
 
     @classmethod
     def of(cls, cache: KVCache, lengths: Tensor) -> DecodePlan:
-        return cls(cache, lengths, torch.arange(len(lengths)), int(lengths.max()) + 1)
+        return cls(cache, lengths, torch.arange(len(lengths)), lengths + 1, int(lengths.max()) + 1)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, spec: Spec, dropout: float) -> Tensor:
         keys, values = self.cache.layer(layer, k)
-        keys[self.rows, :, self.lengths], values[self.rows, :, self.lengths] = k, v
         if compiled.takes(q):
-            return compiled.decode(q, keys, values, self.lengths + 1, *spec.terms)
+            return compiled.decode(q, k, v, (keys, values), self.seen, *spec.terms)
+        keys[self.rows, :, self.lengths], values[self.rows, :, self.lengths] = k, v
         return attention_torch.decode(q, keys, values, self.lengths, self.longest, *spec.terms)
 
 

@@ -23,7 +23,8 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "attention_forward": (*_PROBLEM, c_void_p, c_void_p),
     "attention_backward": (*_PROBLEM, *_ROWS, *(c_void_p,) * 5),
     "decode_attention": (
-        *(c_int64,) * 4, c_float, c_int64, c_float, c_int64, c_void_p, c_void_p, *_ROWS, *_CACHE, *_CACHE, c_void_p,
+        *(c_int64,) * 4, c_float, c_int64, c_float, c_int64, c_void_p, c_void_p,
+        *_ROWS, *_CACHE, *_CACHE, *_ROWS, *_ROWS, c_void_p,
     ),
 }  # fmt: skip
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -53,17 +54,24 @@ def packed(
 
 
 def decode(
-    q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scale: float, window: int | None, cap: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cache: tuple[Tensor, Tensor],
+    lengths: Tensor,
+    scale: float,
+    window: int | None,
+    cap: float | None,
 ) -> Tensor:
-    """One query per row, ``[n, H, D]``, against the first ``lengths`` ``[n]`` places of a cache
-    ``[rows, G, capacity, D]``: ``[n, H, D]``."""
-    n, heads, width = q.shape
-    q = q if q.stride(2) == 1 else q.contiguous()
+    """One new token per row: its key and value ``[n, G, D]`` are put into the cache (two of ``[rows, G, capacity, D]``)
+    as the last of the row's ``lengths`` ``[n]`` tokens, and its query ``[n, H, D]`` sees them all: ``[n, H, D]``."""
+    (n, heads, width), (keys, values) = q.shape, cache
+    q, k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
     out = torch.empty((n, heads, width), dtype=q.dtype)
     run = _function("decode_attention", q.dtype)
     sizes = (n, heads, keys.shape[1], width, scale, window or 0, cap or 0.0, torch.get_num_threads())
     caches = (keys.data_ptr(), *keys.stride()[:3], values.data_ptr(), *values.stride()[:3])
-    _check(run(*sizes, lengths.data_ptr(), None, *_rows(q), *caches, out.data_ptr()))
+    _check(run(*sizes, lengths.data_ptr(), None, *_rows(q), *caches, *_rows(k), *_rows(v), out.data_ptr()))
     return out
 
 

@@ -4,6 +4,7 @@
  * elements, D contiguous, H a multiple of KV. lengths [B]: how many keys row b has, the new token's own included; they
  * lie at positions first[b] .. first[b] + lengths[b] - 1; first NULL is 0 for all. out [B, H, D] is contiguous. A row
  * of length 0 gets zeros. Scale, window and softcap as in attention.c, the query being the row's last position.
+ * new_k, new_v [B, KV, D], where they are not NULL, are first put into the cache as the row's last key and value.
  *
  * `_bf16` takes bfloat16, `_f32` floats; all arithmetic is fp32. Numbers that are not finite in what a head reads make
  * its output NaN. Returns 0, or 1 where memory is out.
@@ -35,6 +36,8 @@ typedef struct {
     const char *q;
     long q_row, q_head; /* in bytes */
     Cache k, v;
+    const char *new_k, *new_v;
+    long new_k_row, new_k_head, new_v_row, new_v_head; /* in bytes */
     char *out;
 } Step;
 
@@ -144,6 +147,17 @@ INLINE void sum_values(const Step *step, int bf16, long dim, long c, const float
     *b = b0 + b1;
 }
 
+/* The new token's key and value of row b to where the cache keeps them. */
+static void append(const Step *step, long b, long kv_head) {
+    const long size = step->dim * (step->bf16 ? 2 : 4);
+    const long at = (step->first ? step->first[b] : 0) + step->lengths[b] - 1;
+    if (!step->new_k || step->lengths[b] <= 0) return;
+    memcpy((char *)step->k.data + b * step->k.row + kv_head * step->k.head + at * step->k.position,
+           step->new_k + b * step->new_k_row + kv_head * step->new_k_head, size);
+    memcpy((char *)step->v.data + b * step->v.row + kv_head * step->v.head + at * step->v.position,
+           step->new_v + b * step->new_v_row + kv_head * step->new_v_head, size);
+}
+
 /* All heads of row b that share a key head. `bf16` and `dim` are known where this is inlined. */
 INLINE void decode_group(const Step *step, int bf16, long dim, long b, long kv_head, float *q, float *weights) {
     const long group = step->heads / step->kv_heads, size = bf16 ? 2 : 4, length = step->lengths[b];
@@ -216,9 +230,11 @@ static int run(const Step *step, long threads) {
         own += omp_get_thread_num() * up(each, 16);
 #endif
 #pragma omp for schedule(dynamic, 8)
-        for (long task = 0; task < tasks; task++)
-            (step->bf16 ? decode_bf16 : decode_f32)(step, task / step->kv_heads, task % step->kv_heads, own,
-                                                    own + query);
+        for (long task = 0; task < tasks; task++) {
+            const long b = task / step->kv_heads, kv_head = task % step->kv_heads;
+            append(step, b, kv_head);
+            (step->bf16 ? decode_bf16 : decode_f32)(step, b, kv_head, own, own + query);
+        }
     }
     free(memory);
     return 0;
@@ -229,11 +245,14 @@ static int run(const Step *step, long threads) {
         int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, float scale, int64_t window, float softcap,       \
         int64_t threads, const int64_t *lengths, const int64_t *first, const void *q, int64_t q_row,                  \
         int64_t q_head, const void *k, int64_t k_row, int64_t k_head, int64_t k_position, const void *v,              \
-        int64_t v_row, int64_t v_head, int64_t v_position, void *out) {                                               \
+        int64_t v_row, int64_t v_head, int64_t v_position, const void *new_k, int64_t new_k_row, int64_t new_k_head,  \
+        const void *new_v, int64_t new_v_row, int64_t new_v_head, void *out) {                                        \
         const Step step = {rows, heads, kv_heads, dim, window, scale, softcap, is_bf16, lengths, first, q,            \
                            q_row * size, q_head * size,                                                               \
                            {k, k_row * size, k_head * size, k_position * size},                                       \
-                           {v, v_row * size, v_head * size, v_position * size}, out};                                 \
+                           {v, v_row * size, v_head * size, v_position * size},                                       \
+                           new_k, new_v, new_k_row * size, new_k_head * size, new_v_row * size, new_v_head * size,    \
+                           out};                                                                                      \
         return run(&step, threads);                                                                                   \
     }
 
