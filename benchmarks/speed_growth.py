@@ -4,7 +4,7 @@ A step is that of ``ppo_speed.py`` (prompts of 32 tokens, four epochs of one min
 bf16). Along prompts the CPU seconds must be proportional; along length they must be a·tokens + b·Σ length², with both
 coefficients fitted by non-negative least squares on relative errors. Memory must be bounded by the token budget of a
 forward: what a step takes beyond the loaded models may not grow as the work does. Each point is a process of its own,
-and the points take turns. Left out: other sizes, uneven lengths.
+and the points take turns (some 20 minutes in all). Left out: other sizes, uneven lengths.
 
     python benchmarks/speed_growth.py [--rounds 3] [--quick]
 
@@ -34,7 +34,7 @@ SIZE = "S"
 SPAN = (64, 128, 256, 512)
 TOLERANCE = 0.15
 """Largest relative difference between a cost and what its law says."""
-MEMORY = 2.0
+MEMORY = 1.5
 """How many times as much memory, beyond the loaded models, eight times the work may take."""
 
 
@@ -65,6 +65,9 @@ class Point:
 
 
 Costs = Mapping[Point, float]
+Law = Callable[[Costs], tuple[NDArray[np.float64], float]]
+"""Costs -> (coefficients, largest relative error)."""
+Runs = Mapping[Point, Sequence[Mapping[str, Any]]]
 
 
 def run(point: Point, models: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -98,16 +101,15 @@ def in_tokens_and_squares(costs: Costs) -> tuple[NDArray[np.float64], float]:
     return fitted(costs, [lambda p: p.tokens, lambda p: p.squares])
 
 
-def law(name: str, points: Sequence[Point], runs: Mapping[Point, Sequence[Mapping[str, Any]]], of: Any) -> Claim:
+def law(name: str, points: Sequence[Point], runs: Runs, of: Law) -> Claim:
     """That the costs keep a law: its largest relative error for the medians, and the least and most of the rounds."""
-    rounds = [
-        of({p: summary([runs[p][turn]])["cpu_s"] for p in points})[1] for turn in range(len(runs[points[0]]))
-    ]  # fmt: skip
+    turns = range(len(runs[points[0]]))
+    rounds = [of({p: summary([runs[p][turn]])["cpu_s"] for p in points})[1] for turn in turns]
     value = of({p: summary(runs[p])["cpu_s"] for p in points})[1]
     return Claim(name, value, min(rounds), max(rounds), f"<= {TOLERANCE:g}", value <= TOLERANCE)
 
 
-def memory(name: str, points: Sequence[Point], runs: Mapping[Point, Sequence[Mapping[str, Any]]]) -> Claim:
+def memory(name: str, points: Sequence[Point], runs: Runs) -> Claim:
     """That the last point takes hardly more memory beyond the loaded models than the first."""
     first, last = ([r["peak_rss_mib"] - r["start_rss_mib"] for r in runs[p]] for p in (points[0], points[-1]))
     rounds = [b / a for a, b in zip(first, last, strict=True)]
