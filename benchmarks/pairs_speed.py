@@ -90,7 +90,7 @@ def measure(size: str, trainer: str, folder: Path, given: argparse.Namespace) ->
     sides = [side for side in SIDES if side.name == "tropism" or given.trl_python is not None]
     title = f"{size} {trainer}"
     runs = in_turns(sides, given.rounds, lambda side: run(side, models, trainer, given), title)
-    claims = claims_of(title, runs) if given.trl_python is not None and not given.quick else []
+    claims = [] if given.quick else claims_of(title, runs)
     found = {str(side): summary(each) for side, each in runs.items()}
     extra: dict[str, Any] = {
         "work": {"size": size, "trainer": trainer, "rows": given.batch, "tokens": ALL_TOKENS}, "seed": 0,

@@ -107,7 +107,7 @@ def measure(size: str, work: str, folder: Path, given: argparse.Namespace) -> No
     models = make(folder, given.texts, size, 4 * PROMPTS, PROMPT_TOKENS)
     sides = [side for side in SIDES if side.ours or given.trl_python is not None]
     runs = in_turns(sides, given.rounds, lambda side: run(side, models, work, given), f"{size} {work}")
-    claims = claims_of(size, work, runs) if given.trl_python is not None else []
+    claims = [] if given.quick else claims_of(size, work, runs)
     made: dict[str, Any] = {"new_tokens": NEW_TOKENS if work == "fixed" else [SHORTEST, LONGEST]}
     made |= {"size": size, "work": work, "prompts": given.prompts, "prompt_tokens": PROMPT_TOKENS, "epochs": EPOCHS}
     extra = {
