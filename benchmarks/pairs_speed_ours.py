@@ -75,7 +75,7 @@ def reward(given: argparse.Namespace, rows: Sequence[dict[str, Any]], run: Stage
     answered = [Answered.of(data.tasks[int(t)], c) for c, t in zip(data.candidates, data.candidate_task, strict=True)]
     settings = RewardModelSection(
         network="classifier", epochs=given.steps, batch_size=given.batch, learning_rate=1e-5, head_learning_rate=1e-5,
-        micro_batch_size=2 * given.batch, patience=given.steps, judge=False,
+        micro_batch_tokens=1 << 20, patience=given.steps, judge=False,
     )  # fmt: skip
     fitting = Fitting(given.models / "lm", answered, settings, resolve_precision(given.precision), tokenizer, None)
     made = fitting.untrained(data, run.seed)

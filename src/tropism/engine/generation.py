@@ -276,7 +276,8 @@ class _Batch:
         self.tokens[rows.number, rows.made] = tokens
         self.logprobs[rows.number, rows.made] = logprobs
         if self.value_head is not None:
-            self.values[rows.number, rows.made] = self.value_head(rows.hidden.float()).squeeze(-1)
+            with torch.autocast(rows.hidden.device.type, enabled=False):  # the head keeps its precision
+                self.values[rows.number, rows.made] = self.value_head(rows.hidden.float()).squeeze(-1)
         rows.made = rows.made + 1
         ended = torch.isin(tokens, self.eos)
         finished = ended | (rows.made >= rows.limit)

@@ -27,8 +27,8 @@ from tropism.errors import ModelError, StoreError
 from tropism.language.reward_text import Answered, Encoded, Form, Reader, reader_of
 from tropism.runtime.precision import Precision, resolve_precision
 
-CHUNK = 16
-"""Rows of one forward when nothing is learned."""
+CHUNK = 4096
+"""Most tokens of one forward when nothing is learned."""
 
 
 class ClassifierNetwork:
@@ -143,10 +143,10 @@ def chosen_label(classifier: Classifier, label: int | str | None, source: str | 
 class ClassifierScores(nn.Module):
     """A classifier over N encoded candidates: the ``ScoreModel`` that fitting sees."""
 
-    def __init__(self, network: ClassifierNetwork, encoded: Encoded, micro_batch: int) -> None:
+    def __init__(self, network: ClassifierNetwork, encoded: Encoded, budget: int) -> None:
         super().__init__()
         self.model = network.classifier.model
-        self.network, self.encoded, self.micro_batch = network, encoded, micro_batch
+        self.network, self.encoded, self.budget = network, encoded, budget
         self.members = network.members
 
     def train(self, mode: bool = True) -> ClassifierScores:
@@ -164,8 +164,8 @@ class ClassifierScores(nn.Module):
         """Scores ``[E, n]`` of candidates ``index`` ``[n]``."""
         rows = index.tolist()
         self.network.working.refresh()
-        once = len(rows) <= self.micro_batch or not torch.is_grad_enabled()
-        return self.encoded.scores(self.network.score if once else self._again, self.micro_batch, rows)
+        once = self.encoded.tokens(rows) <= self.budget or not torch.is_grad_enabled()
+        return self.encoded.scores(self.network.score if once else self._again, self.budget, rows)
 
     def _again(self, batch: TokenBatch) -> Tensor:
         """Scores whose activations are dropped, and computed again (same dropout) when gradients are asked for."""

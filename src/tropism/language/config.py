@@ -85,8 +85,9 @@ class RewardModelSection(Section):
     """Most passes over the feedback; null: 30 (frozen), 3 (classifier)."""
     batch_size: int = Field(64, ge=1)
     """Judgements per optimiser step."""
-    micro_batch_size: int = Field(8, ge=1)
-    """Completions per forward of a classifier; only memory depends on it."""
+    micro_batch_tokens: int = Field(4096, ge=1)
+    """Most tokens of one forward of a classifier; a larger batch goes in pieces, whose activations are computed twice.
+    """
     learning_rate: float | None = Field(None, gt=0)
     """Null: 2e-3 (frozen); 2e-5 for a classifier's trunk, 2e-4 for adapters of it."""
     head_learning_rate: float | None = Field(None, gt=0)

@@ -209,7 +209,7 @@ def build_classifier(fitting: Fitting, data: RewardData, seed: int) -> Untrained
     network = ClassifierNetwork(classifier, fitting.precision, context=settings.max_tokens)
     exact = fitting.shares(classifier.tokenizer)
     encoded = network.reader.read(fitting.rows, network.context, exact)
-    model = ClassifierScores(network, encoded, settings.micro_batch_size)
+    model = ClassifierScores(network, encoded, settings.micro_batch_tokens)
     return Untrained(model, network.merged, exact, [len(c) for c in encoded.completions], classifier.fresh)
 
 

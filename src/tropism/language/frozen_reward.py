@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tropism.engine.batch import TokenBatch
+from tropism.engine.batch import TokenBatch, by_tokens
 from tropism.engine.scoring import hidden_states, states_at, states_before, token_scores
 from tropism.engine.working import Working
 from tropism.language.policy import LanguagePolicy
@@ -25,7 +25,8 @@ from tropism.language.reward_text import Answered, Encoded, TurnReader
 from tropism.runtime.precision import Precision, resolve_precision
 from tropism.runtime.seeding import generator
 
-CHUNK = 64
+CHUNK = 4096
+"""Most tokens of one forward."""
 OPINIONS = 3
 """Scalars among a token's features: log p, log p − max log p, entropy."""
 
@@ -90,10 +91,10 @@ class FrozenScores(nn.Module):
     def __init__(self, ensemble: TokenEnsemble, trunk: Working, encoded: Encoded) -> None:
         super().__init__()
         self.ensemble, self.members = ensemble, ensemble.members
-        rows: list[Tensor] = []
-        for start in range(0, len(encoded), CHUNK):
-            batch = TokenBatch.of(encoded.prompts[start : start + CHUNK], encoded.completions[start : start + CHUNK])
-            rows.append(token_features(trunk, batch))
+        pairs = zip(encoded.prompts, encoded.completions, strict=True)
+        lengths = torch.tensor([len(p) + len(c) for p, c in pairs])
+        groups = by_tokens(torch.arange(len(encoded)), lengths, CHUNK)
+        rows = [token_features(trunk, encoded.batch(group.tolist())) for group in groups]
         self.lengths = torch.tensor([len(c) for c in encoded.completions])
         self.ends = self.lengths.cumsum(0)
         self.features = torch.cat(rows)

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tropism.engine import chat
-from tropism.engine.batch import TokenBatch
+from tropism.engine.batch import TokenBatch, by_tokens
 from tropism.engine.classifiers import Classifier
 from tropism.engine.generation import Generation
 from tropism.errors import ModelError
@@ -88,14 +88,21 @@ class Encoded:
         """Some rows, laid out."""
         return TokenBatch.of([self.prompts[i] for i in rows], [self.completions[i] for i in rows])
 
-    def scores(self, of: Callable[[TokenBatch], Tensor], size: int, rows: Sequence[int] | None = None) -> Tensor:
-        """``of(batch)`` ``[E, B]`` over batches of ``size`` rows of like length, in the rows' own order: ``[E, n]``."""
+    def scores(self, of: Callable[[TokenBatch], Tensor], budget: int, rows: Sequence[int] | None = None) -> Tensor:
+        """``of(batch)`` ``[E, B]`` over batches of rows of like length, of at most ``budget`` tokens each, in the rows'
+        own order: ``[E, n]``."""
         wanted = range(len(self)) if rows is None else rows
-        order = sorted(range(len(wanted)), key=lambda i: (self._length(wanted[i]), i))
-        parts = [of(self.batch([wanted[i] for i in order[at : at + size]])) for at in range(0, len(order), size)]
+        lengths = torch.tensor([self._length(i) for i in wanted])
+        order = sorted(range(len(wanted)), key=lambda i: (int(lengths[i]), i))
+        groups = by_tokens(torch.tensor(order), lengths, budget)
+        parts = [of(self.batch([wanted[i] for i in group.tolist()])) for group in groups]
         back = torch.empty(len(order), dtype=torch.int64)
         back[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(order))
         return torch.cat(parts, 1)[:, back]
+
+    def tokens(self, rows: Sequence[int]) -> int:
+        """Tokens of some rows together."""
+        return sum(self._length(i) for i in rows)
 
     def _length(self, row: int) -> int:
         return len(self.prompts[row]) + len(self.completions[row])

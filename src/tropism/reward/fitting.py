@@ -163,7 +163,7 @@ class _Fitting:
         self.links = Links(model.members, self.train)
         self.fitted = [p for _, p in model.named_parameters() if p.requires_grad]
         self.frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate)
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate, fused=True)
         self.pairs = Pairs.of(self.validation)
         self.best: dict[str, Tensor] = {}
         self.result, self.now, self.steps = FitResult(), _Epoch(), 0
