@@ -113,9 +113,7 @@ def _fused_mlp(module: Any) -> Callable[..., Tensor] | None:
     names = ("gate_proj", "up_proj", "down_proj", "act_fn")
     if not all(isinstance(getattr(module, name, None), nn.Module) for name in names):
         return None
-    if any(isinstance(m, nn.Dropout) and m.p for m in module.children()) or not hasattr(
-        module.gate_proj, "in_features"
-    ):
+    if any(isinstance(m, nn.Dropout) and m.p for m in module.modules()) or not hasattr(module.gate_proj, "in_features"):
         return None
     original = type(module).forward
     dtype = next(module.gate_proj.parameters()).dtype

@@ -105,7 +105,7 @@ class PpoTrainer:
         )
         with clock("optimise"):  # 5. epochs of clipped mini-batches, rolled back on divergence
             metrics |= self.optimise(rollout, targets)
-        if reused:  # then the sampler's gap to the trainer is what the first mini-batch saw
+        if reused and not metrics["check/old_recomputed"]:  # the sampler's gap is what the first mini-batch saw
             metrics |= {f"check/mismatch_{of}": metrics[f"check/ratio_{of}"] for of in ("mean", "max")}
         metrics["check/logprobs_reused"] = float(reused)
         self.state.update_kl_coef(metrics["kl/ref_k1"])  # 6. the leash
@@ -173,7 +173,8 @@ class PpoTrainer:
             order = self.order(len(rollout.batch), epoch)
             for number, rows in enumerate(self.chunks(order, self.settings.mini_batch_size)):
                 if epoch == 0 and number == 0:
-                    terms, targets = self.first_gradient(rollout, targets, rows)
+                    terms, targets, checked = self.first_gradient(rollout, targets, rows)
+                    total.add(checked)  # known whatever becomes of the step
                 else:
                     terms, _ = self.gradient(rollout, targets, rows)
                 if self.settings.ptx_coef and not self.state.critic_only:
@@ -187,17 +188,20 @@ class PpoTrainer:
                     return total.means() | {"ppo/rolled_back": 0.0, "ppo/epochs_done": float(epoch)}
         return total.means() | {"ppo/rolled_back": 0.0, "ppo/epochs_done": float(self.settings.epochs)}
 
-    def first_gradient(self, rollout: Rollout, targets: Targets, rows: Tensor) -> tuple[dict[str, float], Targets]:
+    def first_gradient(
+        self, rollout: Rollout, targets: Targets, rows: Tensor
+    ) -> tuple[dict[str, float], Targets, dict[str, float]]:
         """The first mini-batch's gradient, where π_θ/π_old must be 1; if it is not, π_old is scored again, after which
-        it must be. Returns the targets that hold then."""
+        it must be. Returns what is logged, the targets that hold then, and what the check saw."""
         terms, gap = self.gradient(rollout, targets, rows)
-        recomputed = not checks.within(self.precision, gap)
+        recomputed, seen = not checks.within(self.precision, gap), {}
         if recomputed:
             self.score(rollout)
+            seen = checks.mismatch(rollout, self.precision)  # reused log-probabilities were not measured before
             targets = self.targets(rollout)
             terms, gap = self.gradient(rollout, targets, rows)
             checks.require_within(self.precision, gap, rollout.step)
-        return terms | checks.ratio_metrics(gap) | {"check/old_recomputed": float(recomputed)}, targets
+        return terms, targets, checks.ratio_metrics(gap) | seen | {"check/old_recomputed": float(recomputed)}
 
     def gradient(self, rollout: Rollout, targets: Targets, rows: Tensor) -> tuple[dict[str, float], Tensor]:
         """Gradients of a mini-batch summed over its micro-batches, every loss over the mini-batch's own token count;

@@ -90,13 +90,7 @@ def rollout_metrics(
     k1, k3 = rollout.kl_ref, rollout.kl_ref_k3()
     if state.step == 0 and _equal(actor, reference) and float(k1.abs().max()) != 0.0:
         raise ContractError(f"KL to a reference of equal weights is {float(k1.abs().max()):.3g}, not 0", "report this")
-    gap = (rollout.generation.logprob_rows() - rollout.old_logprobs).abs()[mask]
-    mismatch = float(gap.mean()) if len(gap) else 0.0
-    if not mismatch <= MISMATCH_LIMIT[precision.name]:
-        raise ContractError(
-            f"rollout and trainer log-probabilities differ by {mismatch:.3g} nats a token in {precision.name}",
-            "set runtime.precision = 'fp32'; if it stays, the model samples from another distribution than it scores",
-        )
+    gaps = mismatch(rollout, precision)
     finite = {"old_logprobs": rollout.old_logprobs, "ref_logprobs": rollout.ref_logprobs, "values": rollout.values}
     for name, tensor in (finite | {"reward": paid.total}).items():
         if not bool(torch.isfinite(tensor).all()):
@@ -120,11 +114,22 @@ def rollout_metrics(
         "kl/ref_k3": float(k3.mean()),
         "length/completion_tokens": float(rollout.batch.completion_lengths.float().mean()),
         "length/missing_end": sum(s == "length" for s in rollout.generation.stops) / len(rollout.tasks),
-        "check/mismatch_mean": mismatch,
-        "check/mismatch_max": float(gap.max()) if len(gap) else 0.0,
         "check/precision_bits": float(precision.check()),
+        **gaps,
         **{f"reward/{name}_mean": float(values.mean()) for name, values in paid.components.items()},
     }
+
+
+def mismatch(rollout: Rollout, precision: Precision) -> dict[str, float]:
+    """Mean and largest |log π_rollout − log π_old| per token; ContractError beyond the limit."""
+    gap = (rollout.generation.logprob_rows() - rollout.old_logprobs).abs()[rollout.batch.mask]
+    worst, mean = (float(gap.max()), float(gap.mean())) if len(gap) else (0.0, 0.0)
+    if not mean <= MISMATCH_LIMIT[precision.name]:
+        raise ContractError(
+            f"rollout and trainer log-probabilities differ by {mean:.3g} nats a token in {precision.name}",
+            "set runtime.precision = 'fp32'; if it stays, the model samples from another distribution than it scores",
+        )
+    return {"check/mismatch_mean": mean, "check/mismatch_max": worst}
 
 
 def _equal(actor: ActorCritic, reference: nn.Module) -> bool:
