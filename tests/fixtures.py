@@ -34,7 +34,8 @@ from tropism.runtime.stage import StageRun
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 VOCABULARY = 64
-FP32, BF16 = Precision("fp32"), Precision("bf16")
+FP32, AUTOCAST, BF16 = Precision("fp32"), Precision("autocast"), Precision("bf16")
+PRECISIONS = (FP32, AUTOCAST, BF16)
 
 
 def word_tokenizer(pad: str = "<pad>") -> PreTrainedTokenizerFast:
@@ -113,7 +114,7 @@ class Recorder:
     def comparable(self) -> dict[int, dict[str, float]]:
         """Everything but clocks and memory."""
         return {
-            step: {k: v for k, v in values.items() if not k.startswith(("time/", "cpu/", "memory/"))}
+            step: {k: v for k, v in values.items() if not k.startswith(("time/", "cpu/", "memory/", "throughput/"))}
             for step, values in self.steps.items()
         }
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import BF16, EOS, llama, policy_of, some_tasks
+from fixtures import BF16, EOS, FP32, PRECISIONS, llama, policy_of, some_tasks
 from tropism.engine.generation import Sampling, generate
 from tropism.errors import DataError, InterruptedRun
 from tropism.feedback.records import Candidate, Task
 from tropism.language.rollouts import sample_candidates
+from tropism.runtime.precision import Precision
 from tropism.runtime.stage import StageRun
 
 pytestmark = pytest.mark.durability
@@ -25,19 +26,25 @@ def tasks() -> list[Task]:
     return [Task("train", {"prompt": " ".join(["w7"] * n + [f"w{i}"])}) for i, n in enumerate(LENGTHS)]
 
 
-def sample(run: StageRun | None, policy_id: str = "p", seed: int = 5) -> list[list[Candidate]]:
-    return sample_candidates(policy_of(llama()), policy_id, tasks(), 2, SAMPLING, seed, BF16, run)
+def sample(
+    run: StageRun | None, policy_id: str = "p", seed: int = 5, precision: Precision = BF16
+) -> list[list[Candidate]]:
+    return sample_candidates(policy_of(llama()), policy_id, tasks(), 2, SAMPLING, seed, precision, run)
 
 
 def test_the_batches_are_those_of_one_call(tmp_path: Path) -> None:
-    """In bf16 too, where a row's last bits depend on the batch that it is in."""
+    """In fp32 those of one call for all prompts; in bf16, where a row's last bits may depend on its company, those of
+    the same batches whether they are kept or not."""
     policy = policy_of(llama())
     prompts = [policy.encode_prompt(t.payload["prompt"]) for t in tasks() for _ in range(2)]
-    with BF16.autocast():
-        out = generate(policy.model, prompts, SAMPLING, seed=5, sequence_ids=range(12), policy_version="p")
-    for made in (sample(None), sample(StageRun("collect-1", tmp_path, seed=0))):
-        assert [c.content["tokens"] for row in made for c in row] == out.completions
-        assert [c.content["stop"] for row in made for c in row] == out.stops
+    out = generate(policy.model, prompts, SAMPLING, seed=5, sequence_ids=range(12), policy_version="p")
+    for precision in PRECISIONS:
+        kept = StageRun("collect-1", tmp_path / precision.name, seed=0)
+        plain, made = (sample(run, precision=precision) for run in (None, kept))
+        assert made == plain
+        if precision is FP32:
+            assert [c.content["tokens"] for row in made for c in row] == out.completions
+            assert [c.content["stop"] for row in made for c in row] == out.stops
 
 
 class StopAfter:

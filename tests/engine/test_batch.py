@@ -1,13 +1,16 @@
-"""Token batches: layout, masks from lengths, sub-batches."""
+"""Token batches: layout, masks from lengths, sub-batches, packing, micro-batches by tokens."""
 
 from __future__ import annotations
+
+from itertools import pairwise
+from random import Random
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tropism.engine.batch import TokenBatch, crop
+from tropism.engine.batch import Packed, TokenBatch, by_tokens, crop
 from tropism.errors import DataError
 
 rows = st.lists(
@@ -47,6 +50,44 @@ def test_only_empty_completions_still_make_a_batch() -> None:
     assert batch.width == 1
     assert not batch.mask.any()
     assert batch.completion_ids().shape == (1, 1)
+
+
+@given(rows)
+def test_packed_tokens_are_the_rows_end_to_end(pairs: list[tuple[list[int], list[int]]]) -> None:
+    batch = TokenBatch.of([p for p, _ in pairs], [c for _, c in pairs], pad_id=77)
+    flat, layout = batch.packed_ids(), batch.packed
+    assert flat.tolist() == [t for p, c in pairs for t in p + c]
+    assert flat[batch.completion_places].tolist() == [t for _, c in pairs for t in c]
+    assert [flat[a:b].tolist() for a, b in pairwise(layout.starts.tolist())] == [p + c for p, c in pairs]
+    assert layout.positions.tolist() == [i for p, c in pairs for i in range(len(p + c))]
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=12))
+def test_groups_hold_every_token_once_beside_others_of_like_length(lengths: list[int]) -> None:
+    layout, seen = Packed(torch.tensor(lengths)), []
+    for index, valid in layout.groups:
+        seen += index[valid].tolist()
+        real = valid.sum(1)
+        assert int(real.min()) * 4 >= index.shape[1] * 3
+        for row, length in zip(index, real.tolist(), strict=True):
+            first = int(row[0])
+            assert row[:length].tolist() == list(range(first, first + length))
+            assert (row[length:] == first).all()  # what stands in the padding is a token of the row's own
+    assert sorted(seen) == list(range(sum(lengths)))
+
+
+@given(st.lists(st.integers(1, 40), min_size=0, max_size=30), st.integers(1, 60), st.randoms())
+def test_micro_batches_by_tokens_cover_all_rows_in_order_within_the_budget(
+    lengths: list[int], budget: int, random: Random
+) -> None:
+    chosen = [i for i in range(len(lengths)) if random.random() < 0.8]
+    random.shuffle(chosen)
+    parts = list(by_tokens(torch.tensor(chosen, dtype=torch.int64), torch.tensor(lengths, dtype=torch.int64), budget))
+    assert [i for part in parts for i in part.tolist()] == chosen
+    sizes = [sum(lengths[i] for i in part.tolist()) for part in parts]
+    assert all(size <= budget or len(part) == 1 for size, part in zip(sizes, parts, strict=True))
+    for number, following in enumerate(parts[1:]):  # and none is smaller than it need be
+        assert sizes[number] + lengths[int(following[0])] > budget
 
 
 @pytest.mark.parametrize(

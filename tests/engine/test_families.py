@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -177,12 +176,14 @@ def ppo(folder: Path, name: str, how: str, **over: Any) -> PpoTrainer:
 @family
 def test_trap_17_the_ppo_step_is_the_same_in_micro_batches(name: str, how: str, tmp_path: Path) -> None:
     found = []
-    for size in (None, 3):
-        trainer = ppo(tmp_path / str(size), name, how, micro_batch_size=size)
+    for budget in (4096, 45):
+        trainer = ppo(tmp_path / str(budget), name, how, micro_batch_tokens=budget)
         rollout = scored_rollout(trainer)
         targets, rows = trainer.targets(rollout), torch.arange(8)
         count = int(rollout.batch.completion_lengths[rows].sum())
-        for part in trainer.forwards(rows):
+        parts = list(trainer.forwards(rows, rollout.batch))
+        assert (len(parts) == 1) == (budget == 4096)
+        for part in parts:
             torch.stack(trainer.losses(rollout, targets, part, count)[0]).sum().backward()
         found.append(gradient(trainer.actor))
     torch.testing.assert_close(found[0], found[1], atol=5e-6 * float(found[0].abs().max()), rtol=0)
@@ -195,7 +196,7 @@ def poisoned(trainer: PpoTrainer, value: float) -> Tensor:
     hole = ~rollout.batch.mask
     if value != 0.0:
         rollout.batch.ids[torch.arange(rollout.batch.ids.shape[1])[None] >= rollout.batch.lengths[:, None]] = 11
-        for rows in (rollout.old_logprobs, rollout.ref_logprobs, rollout.values, rollout.entropy):
+        for rows in (rollout.old_logprobs, rollout.ref_logprobs, rollout.values):
             rows[hole] = value
         filled = [targets.advantages.masked_fill(hole, value), targets.returns.masked_fill(hole, value)]
         targets = Targets(*filled, targets.return_deviation)
@@ -276,14 +277,19 @@ SMALL: dict[str, Any] = {
     ("kind", "check", "said"),
     [
         ("cohere", check_head, "CohereForCausalLM: its logits differ"),
-        ("jamba", check_sampling, "JambaForCausalLM cannot be sampled from"),
-        ("rwkv", check_sampling, "RwkvForCausalLM: sampling and a full forward differ"),
+        ("jamba", check_head, "JambaForCausalLM: 0 of 2 layers attend through this engine"),
+        ("rwkv", check_head, "RwkvForCausalLM: 0 of 2 layers attend through this engine"),
+        ("qwen3_next", check_head, "Qwen3NextForCausalLM: 0 of 2 layers attend through this engine"),
+        ("bloom", check_head, "BloomForCausalLM: 0 of 2 layers attend through this engine"),
+        ("mpt", check_head, "MptForCausalLM cannot run on packed tokens"),
+        ("falcon", check_head, "FalconForCausalLM takes no explicit positions"),
+        ("gpt_oss", check_head, "the attention of GptOssAttention asks for s_aux"),
     ],
 )
 def test_what_the_engine_would_compute_wrongly_is_refused_by_name(
     kind: str, check: Callable[[Any], None], said: str, tmp_path: Path
 ) -> None:
-    """Scaled logits; a state that no key-value cache holds; positions that left padding shifts."""
+    """Scaled logits; states and biases that are no attention of this engine; no positions; attention sinks."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL)).eval()
     for parameter in model.parameters():
@@ -297,17 +303,19 @@ def test_what_the_engine_would_compute_wrongly_is_refused_by_name(
 
 
 def test_the_check_of_sampling_sees_a_cache_that_forgets() -> None:
-    """A model that reads one position too few while it samples is refused."""
+    """A model that reads one position too few while it samples, and only then, is refused."""
     model = FAMILIES["llama"]()
-    forward = type(model).forward
+    forward = type(model.model).forward
 
     def shifted(self: Any, **kwargs: Any) -> Any:
-        if kwargs.get("past_key_values") is not None and kwargs["input_ids"].shape[1] == 1:
+        if kwargs["input_ids"].shape[1] <= 2:  # newest tokens alone
             kwargs["position_ids"] = kwargs["position_ids"] - 1
         return forward(self, **kwargs)
 
-    shifted.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
-    model.forward = shifted.__get__(model)
+    check_head(model)
+    check_sampling(model)
+    model.model.forward = shifted.__get__(model.model)
+    check_head(model)
     with pytest.raises(ModelError, match="sampling and a full forward differ"):
         check_sampling(model)
 

@@ -116,7 +116,7 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
 
 
 def test_greedy_takes_the_mode_and_reports_its_logprob_at_temperature_one() -> None:
-    tokens, logprobs = sample(torch.tensor([[0.2, 0.7, 0.1]]).log(), 0.0, torch.tensor([0.99]))
+    tokens, logprobs = sample(torch.tensor([[0.2, 0.7, 0.1]]).log(), 0.0, torch.tensor([0.99], dtype=torch.float64))
     assert tokens.tolist() == [1]
     torch.testing.assert_close(logprobs.exp(), torch.tensor([0.7]))
 

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from fixtures import VOCABULARY, gemma2, gpt2, llama, some_prompts
 from tropism.engine.batch import TokenBatch
-from tropism.engine.scoring import check_head, completion_scores, hidden_states, states_at, states_before
+from tropism.engine.scoring import by_row, check_head, completion_scores, hidden_states, states_at, states_before
 from tropism.errors import ModelError
 
 
@@ -78,10 +78,10 @@ def test_gradients_do_not_leak_from_padding() -> None:
 
 def test_states_before_and_at() -> None:
     batch = TokenBatch.of([[1, 5], [1]], [[6, 7], [8]])
-    hidden = torch.arange(2 * 4 * 3).reshape(2, 4, 3).float()
-    assert torch.equal(states_before(hidden, batch)[0], hidden[0, 1:3])
-    assert torch.equal(states_at(hidden, batch)[0], hidden[0, 2:4])
-    assert torch.equal(states_before(hidden, batch)[1, 0], hidden[1, 0])
+    hidden = torch.arange(6 * 3).reshape(6, 3).float()  # 1 5 6 7, then 1 8
+    assert torch.equal(states_before(hidden, batch), hidden[[1, 2, 4]])
+    assert torch.equal(states_at(hidden, batch), hidden[[2, 3, 5]])
+    assert by_row(hidden[[2, 3, 5], 0], batch).tolist() == [[6.0, 9.0], [15.0, 0.0]]
 
 
 class ScalesItsLogits(LlamaForCausalLM):

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from families import LORA, adapted
-from fixtures import BF16, FP32, equal, llama, metrics, odd_tokens, policy_of, trainer_of, weights, word_tokenizer
+from fixtures import PRECISIONS, equal, llama, metrics, odd_tokens, policy_of, trainer_of, weights, word_tokenizer
 from tropism.engine.adapters import LoraSettings, adds_nothing, has_adapters, merged_copy
 from tropism.engine.models import load_policy, save_policy
 from tropism.errors import ConfigError, ContractError, InterruptedRun
@@ -56,7 +56,7 @@ def test_it_learns_a_toy_reward_and_the_base_stays_bit_for_bit(tmp_path: Path) -
     assert not adds_nothing(trainer.policy.model)
 
 
-@pytest.mark.parametrize("precision", [FP32, BF16], ids=lambda p: p.name)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda p: p.name)
 @pytest.mark.parametrize("trunk", ["shared", "separate"])
 def test_trap_12_the_kl_starts_at_exactly_zero(tmp_path: Path, precision: Precision, trunk: str) -> None:
     trainer = trainer_of(tmp_path, model=llama(), lora=LORA, precision=precision, value_trunk=trunk, steps=1)
@@ -74,6 +74,8 @@ def test_the_leash_is_that_of_a_frozen_copy(tmp_path: Path) -> None:
     frozen.lm_head.weight.data[5] += 0.0  # equal weights
     other = trainer_of(tmp_path / "other", model=start, lora=LORA, steps=3, learning_rate=1e-2)
     other.reference = LanguagePolicy(frozen, other.policy.tokenizer, other.policy.eos)
+    other.__post_init__()
+    assert other.leashing.model is frozen
     other.train()
     for step in range(3):
         assert metrics(own)[step]["kl/ref_k1"] == pytest.approx(metrics(other)[step]["kl/ref_k1"], abs=1e-6)
@@ -92,7 +94,7 @@ def after(calls: int) -> Any:
     return lambda: asked.append(1) or len(asked) >= calls
 
 
-@pytest.mark.parametrize("precision", [FP32, BF16], ids=lambda p: p.name)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda p: p.name)
 @pytest.mark.parametrize("trunk", ["shared", "separate"])
 def test_trap_19_resumed_equals_undisturbed_bit_for_bit(tmp_path: Path, precision: Precision, trunk: str) -> None:
     over = RUN | {"precision": precision, "value_trunk": trunk}

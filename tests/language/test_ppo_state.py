@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fixtures import BF16, FP32, Recorder, equal, odd_tokens, trainer_of, weights
+from fixtures import PRECISIONS, Recorder, equal, odd_tokens, trainer_of, weights
 from tropism.errors import InterruptedRun, StoreError
 from tropism.language.ppo import PpoTrainer
 from tropism.runtime.precision import Precision
@@ -42,7 +42,7 @@ def interrupted(folder: Path, at: int, **over: Any) -> tuple[PpoTrainer, dict[in
     return second, recorded(first) | recorded(second)
 
 
-@pytest.mark.parametrize("precision", [FP32, BF16], ids=lambda p: p.name)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda p: p.name)
 @pytest.mark.parametrize("trunk", ["shared", "separate"])
 def test_interrupted_and_resumed_equals_undisturbed_bit_for_bit(
     tmp_path: Path, precision: Precision, trunk: str

@@ -10,9 +10,10 @@ import pytest
 import torch
 from reward_cases import CONTEXT, MEMBERS, by_ids, frozen_network, given, sampled, untrained
 
-from fixtures import EOS, FP32, gpt2, llama, policy_of, some_tasks
+from fixtures import EOS, gpt2, llama, policy_of, some_tasks
 from tropism.engine.batch import TokenBatch
 from tropism.engine.generation import Generation, Sampling, generate
+from tropism.engine.working import Working
 from tropism.errors import RewardError, StoreError
 from tropism.feedback.records import Task
 from tropism.language.frozen_reward import FrozenScores, token_features
@@ -175,7 +176,7 @@ def test_stored_features_give_the_scores_of_a_full_forward() -> None:
     """What fitting sees is what scoring computes."""
     policy = policy_of(llama())
     network, rows = frozen_network(policy), rows_of(*sampled(policy))
-    stored = FrozenScores(network.ensemble, policy, network.reader.read(rows, CONTEXT, True), FP32)
+    stored = FrozenScores(network.ensemble, network.trunk, network.reader.read(rows, CONTEXT, True))
     stored.standardise(torch.arange(10))
     stored.eval()
     index = torch.tensor([5, 0, 17, 23])
@@ -187,13 +188,14 @@ def test_stored_features_give_the_scores_of_a_full_forward() -> None:
 def test_features_are_states_before_and_at_each_token_and_its_logprob() -> None:
     policy = policy_of(llama())
     batch = TokenBatch.of([[1, 5]], [[7, 8]])
-    features = token_features(policy, batch, FP32)
+    features = token_features(Working(policy.model), batch)
     with torch.no_grad():
         hidden = policy.model.model(input_ids=batch.ids).last_hidden_state
         logprob = policy.model(input_ids=batch.ids).logits.log_softmax(-1)[0, 1, 7]
-    torch.testing.assert_close(features[0, 0, :32], hidden[0, 1])
-    torch.testing.assert_close(features[0, 0, 32:64], hidden[0, 2])
-    torch.testing.assert_close(features[0, 0, 64], logprob)
+    assert features.shape == (2, 2 * 32 + 3)
+    torch.testing.assert_close(features[:, :32], hidden[0, 1:3], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features[:, 32:64], hidden[0, 2:4], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features[0, 64], logprob)
 
 
 def test_the_trunk_of_a_frozen_reward_is_not_the_policy_that_learns(tmp_path: Path) -> None:

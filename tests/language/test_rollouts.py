@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fixtures import BF16, EOS, FP32, llama, policy_of, some_tasks
+from fixtures import EOS, FP32, PRECISIONS, llama, policy_of, some_tasks
 from tropism.digests import digest
 from tropism.engine.batch import TokenBatch
 from tropism.engine.generation import Generation, Sampling
@@ -31,7 +31,7 @@ def test_kl_estimates_are_sums_over_the_completions_tokens() -> None:
     made = rollout()
     old = torch.tensor([[-1.0, -2.0, -0.5], [-1.0, -1.0, 0.0]])
     ref = torch.tensor([[-1.5, -1.0, -0.5], [-3.0, -1.0, 0.0]])
-    made.fill(torch.arange(2), old, old * 0, old * 0, ref)
+    made.fill(torch.arange(2), old_logprobs=old, ref_logprobs=ref)
     assert made.kl_ref.tolist() == pytest.approx([0.5 - 1.0, 2.0])
     expected = [math.exp(-0.5) - 1 + 0.5 + math.exp(1) - 1 - 1, math.exp(-2) - 1 + 2]
     assert made.kl_ref_k3().tolist() == pytest.approx(expected)
@@ -41,8 +41,10 @@ def test_kl_estimates_are_sums_over_the_completions_tokens() -> None:
 def test_fill_takes_narrower_rows_of_a_sub_batch() -> None:
     made = rollout()
     narrow = torch.full((1, 2), -2.0)
-    made.fill(torch.tensor([1]), narrow, narrow, narrow, narrow)
+    made.fill(torch.tensor([1]), old_logprobs=narrow, values=narrow - 1)
     assert made.old_logprobs.tolist() == [[0, 0, 0], [-2, -2, 0]]
+    assert made.values.tolist() == [[0, 0, 0], [-3, -3, 0]]
+    assert not made.ref_logprobs.any()
 
 
 def test_rows_are_whole_json_lines(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_every_task_is_used_once_an_epoch_in_another_order(tasks: int, count: in
     assert seen != [t.id for step in range(tasks * 2) for t in tasks_of_step(all_tasks, count, 6, step)]
 
 
-@pytest.mark.parametrize("precision", [FP32, BF16], ids=lambda p: p.name)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda p: p.name)
 def test_candidates_say_what_made_them_and_can_be_made_again(precision: object) -> None:
     policy, tasks = policy_of(llama()), some_tasks(3)
     rows = sample_candidates(policy, "policy-1", tasks, 4, SAMPLING, 9, precision)  # type: ignore[arg-type]

@@ -1,13 +1,11 @@
 """One test for each trap of PPO on language models; each one puts the trap back and sees it caught.
 
-Traps of what reaches the reward model are in ``test_traps_rewards.py``, of the mathematics in
-``test_traps_mathematics.py``.
+Traps of precision are in ``test_traps_precision.py``, of what reaches the reward model in ``test_traps_rewards.py``, of
+the mathematics in ``test_traps_mathematics.py``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from fixtures import (
-    BF16,
     EOS,
-    FP32,
     PAD,
     equal,
     gpt2,
@@ -34,7 +30,6 @@ from fixtures import (
 )
 from tropism.engine.batch import TokenBatch
 from tropism.engine.generation import Sampling, generate
-from tropism.engine.scoring import completion_scores, hidden_states
 from tropism.errors import ContractError, InterruptedRun
 from tropism.feedback.records import Task
 from tropism.language import ppo_checks
@@ -44,7 +39,6 @@ from tropism.language.ppo import PpoTrainer
 from tropism.language.ppo_state import PpoState
 from tropism.language.rewards import CallableReward, RewardSum
 from tropism.language.rollouts import Rollout
-from tropism.runtime.precision import Precision, cpu_has_bf16
 
 SEVERAL = frozenset({EOS, 9, 21})
 
@@ -54,22 +48,27 @@ def optimiser_steps(trainer: PpoTrainer) -> int:
 
 
 def test_trap_01_a_mini_batch_is_what_the_optimiser_steps_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put back: the optimiser steps on every micro-batch, so that accumulation changes the number of steps."""
-    for size in (None, 4, 2):
-        trainer = trainer_of(tmp_path / str(size), steps=1, epochs=1, micro_batch_size=size)
+    """Put back: the optimiser steps on every micro-batch. The ratio has moved before the mini-batch is through, and the
+    run stops."""
+    for budget in (4096, 50, 25):
+        trainer = trainer_of(tmp_path / str(budget), steps=1, epochs=1, micro_batch_tokens=budget)
         trainer.train()
         assert optimiser_steps(trainer) == 2
         assert metrics(trainer)[0]["ppo/ratio_mean"] == pytest.approx(1, abs=0.1)  # and not 1/2 or 1/4
 
-    own = PpoTrainer.mini_batch
+    own = PpoTrainer.gradient
 
-    def step_on_micro_batches(self: PpoTrainer, rollout: Any, targets: Any, rows: Any, *rest: int) -> Any:
-        return [own(self, rollout, targets, part, *rest) for part in self.chunks(rows, 2)][-1]
+    def step_on_micro_batches(self: PpoTrainer, rollout: Any, targets: Any, rows: Any) -> Any:
+        *parts, last = self.forwards(rows, rollout.batch)
+        for part in parts:
+            own(self, rollout, targets, part)
+            self.state.optimiser_step()
+        return own(self, rollout, targets, last)
 
-    monkeypatch.setattr(PpoTrainer, "mini_batch", step_on_micro_batches)
-    trainer = trainer_of(tmp_path / "back", steps=1, epochs=1, micro_batch_size=2)
-    trainer.train()
-    assert optimiser_steps(trainer) != 2
+    monkeypatch.setattr(PpoTrainer, "gradient", step_on_micro_batches)
+    trainer = trainer_of(tmp_path / "back", steps=1, epochs=1, micro_batch_tokens=25)
+    with pytest.raises(ContractError, match=r"π_θ/π_old|differ by"):
+        trainer.train()
 
 
 def test_trap_02_statistics_are_not_diluted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,39 +89,19 @@ def test_trap_02_statistics_are_not_diluted(tmp_path: Path, monkeypatch: pytest.
 def test_trap_02_token_means_are_masked(tmp_path: Path) -> None:
     """Put back: a mean over the padded rectangle. Entropy and values are means over valid tokens."""
     trainer = trainer_of(tmp_path, model=llama(scale=0.3), eos=frozenset(range(2, 20)))
+    nn.init.normal_(trainer.actor.value_head.weight)
     rollout = scored_rollout(trainer)
     mask = rollout.batch.mask
     assert 0 < int(mask.sum()) < mask.numel()
     logged = ppo_checks.rollout_metrics(
         rollout, trainer.settings, trainer.state, trainer.actor, trainer.reference.model, trainer.precision
     )
-    assert logged["ppo/policy_entropy"] == pytest.approx(float(rollout.entropy[mask].mean()), rel=1e-5)
-    assert logged["ppo/policy_entropy"] != pytest.approx(float(rollout.entropy.mean()), rel=1e-2)
-
-
-@pytest.mark.parametrize("precision", [FP32, BF16], ids=lambda p: p.name)
-def test_trap_03_the_precision_asked_for_is_what_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
-) -> None:
-    """Every linear layer in sampling, scoring and training, of policy and reference, computes in what was asked for.
-
-    Put back: autocast that does nothing is caught before training.
-    """
-    trainer = trainer_of(tmp_path, precision=precision, steps=1)
-    seen: dict[str, set[torch.dtype]] = {"policy": set(), "reference": set()}
-    for name, policy in (("policy", trainer.policy), ("reference", trainer.reference)):
-        for module in policy.model.modules():
-            if isinstance(module, nn.Linear):
-                module.register_forward_hook(lambda m, i, out, name=name: seen[name].add(out.dtype))
-    trainer.train()
-    wanted = torch.bfloat16 if precision.name == "bf16" else torch.float32
-    assert seen == {"policy": {wanted}, "reference": {wanted}}
-    assert metrics(trainer)[0]["check/precision_bits"] == (16 if precision.name == "bf16" else 32)
-    assert {p.dtype for p in trainer.actor.parameters()} == {torch.float32}
-    monkeypatch.setattr(Precision, "autocast", lambda self: contextlib.nullcontext())
-    if precision.name == "bf16":
-        with pytest.raises(ContractError, match="bf16 was asked for, but products run in 32 bits"):
-            trainer_of(tmp_path / "back", precision=precision)
+    assert logged["ppo/value_mean"] == pytest.approx(float(rollout.values[mask].mean()), rel=1e-5)
+    assert logged["ppo/value_mean"] != pytest.approx(float(rollout.values.mean()), rel=1e-2)
+    entropy = trainer.actor.evaluate(rollout.batch).entropy.detach()
+    terms, _ = trainer.gradient(rollout, trainer.targets(rollout), torch.arange(16))
+    assert terms["ppo/entropy"] == pytest.approx(float(entropy[mask].mean()), rel=1e-5)
+    assert terms["ppo/entropy"] != pytest.approx(float(entropy.mean()), rel=1e-2)
 
 
 def test_trap_04_max_grad_norm_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,75 +286,3 @@ def test_trap_19_resume_restores_everything(
     resumed.train()
     assert equal(weights(whole), weights(resumed)) == (forget is keep_all)
     assert (sorted(metrics(resumed)) == [2, 3]) == (forget is not forget_cursor)
-
-
-def test_trap_21_bf16_rollout_logprobs_are_not_old_logprobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bf16 sampler and trainer differ, so old_logprobs come from the trainer's own forward; both gaps are logged.
-
-    Put back: old_logprobs taken from the rollout. The first mini-batch sees it and has them computed again.
-    """
-    wide = {"hidden_size": 128, "intermediate_size": 256}
-    over: dict[str, Any] = {"precision": BF16, "steps": 1, "sampling": Sampling(16, frozenset({EOS}))}
-    trainer = trainer_of(tmp_path / "a", model=llama(scale=0.1, **wide), **over)
-    rollout = scored_rollout(trainer)
-    gap = (rollout.generation.logprob_rows() - rollout.old_logprobs).abs()[rollout.batch.mask]
-    assert float(gap.mean()) > 1e-3
-    trainer.train()
-    row = metrics(trainer)[0]
-    assert 1e-3 < row["check/mismatch_mean"] < row["check/mismatch_max"]
-    assert row["check/ratio_mean"] < 1e-3
-    assert row["check/old_recomputed"] == 0.0
-
-    back = trainer_of(tmp_path / "b", model=llama(scale=0.1, **wide), **over)
-    good, rollout.old_logprobs = rollout.old_logprobs, rollout.generation.logprob_rows()
-    checked = ppo_checks.first_mini_batch(back, rollout, back.order(16, 0)[:8])
-    assert checked["check/old_recomputed"] == 1.0
-    assert checked["check/ratio_mean"] < 1e-3
-    assert torch.equal(rollout.old_logprobs, good)
-
-
-def test_trap_21_bf16_rounding_by_batch_shape_is_no_broken_contract(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """bf16 products round by the shape of their batch, so old_logprobs are computed in the company of the first epoch.
-
-    Put back: scored in another order, the first ratios are not 1 where the processor has bf16 products (by up to
-    4e-3 a token on one with AVX512-BF16, beyond the contract's limit).
-    """
-    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 6, "vocab_size": 1024}
-    eos = frozenset(range(2, 1024, 8))
-    over: dict[str, Any] = {
-        "precision": BF16, "eos": eos, "sampling": Sampling(40, eos), "batch_size": 33, "mini_batch_size": 8,
-        "epochs": 1, "steps": 1,
-    }  # fmt: skip
-    trainer = trainer_of(tmp_path / "a", model=llama(scale=0.06, **shape), **over)
-    rollout = trainer.sample([trainer.tasks[i] for i in range(33)])
-    trainer.score(rollout)
-    in_company = [ppo_checks._log_ratio(trainer, rollout, rows) for rows in trainer.order(33, 0).split(8)]
-    assert max(mean for _, mean in in_company) == 0.0
-    trainer.train()
-    assert metrics(trainer)[0]["check/old_recomputed"] == 0.0
-
-    own = PpoTrainer.order
-    trainer.state.step = 0
-    monkeypatch.setattr(PpoTrainer, "order", lambda self, count, epoch: own(self, count, epoch + 7))
-    trainer.score(rollout)
-    monkeypatch.undo()
-    in_other = [ppo_checks._log_ratio(trainer, rollout, rows) for rows in trainer.order(33, 0).split(8)]
-    assert max(mean for _, mean in in_other) > 0 or not cpu_has_bf16()
-
-
-def test_trap_21_a_mismatch_beyond_the_limit_stops_loudly(tmp_path: Path) -> None:
-    """Sampling from other weights than those that are scored is not recomputed away: the run stops."""
-    trainer = trainer_of(tmp_path, model=llama(0, scale=0.3), precision=BF16)
-    rollout = scored_rollout(trainer)
-    stale = rollout.generation.batch()
-    other = llama(1, scale=0.3)
-    with torch.no_grad():
-        rows = completion_scores(other, stale, hidden_states(other, stale)).logprobs
-    wrong = [rows[i, : len(c)].tolist() for i, c in enumerate(rollout.generation.completions)]
-    rollout.generation = dataclasses.replace(rollout.generation, logprobs=wrong)
-    with pytest.raises(ContractError, match="nats a token in bf16"):
-        ppo_checks.rollout_metrics(
-            rollout, trainer.settings, trainer.state, trainer.actor, trainer.reference.model, trainer.precision
-        )
