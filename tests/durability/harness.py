@@ -27,7 +27,7 @@ from tropism.runtime.seeding import uniform
 from tropism.study.study import Study
 
 CHILD = Path(__file__).with_name("child.py")
-CLOCKS = ("time/", "cpu/", "memory/")
+CLOCKS = ("time/", "cpu/", "memory/", "throughput/")
 """Metrics that measure the machine; they may differ."""
 WEIGHTS = ("policy", "reward")
 TIMEOUT_S = 600

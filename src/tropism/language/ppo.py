@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from tropism.engine.adapters import adapters_off
 from tropism.engine.batch import TokenBatch, by_tokens, crop
+from tropism.engine.floor import Arithmetic
 from tropism.engine.generation import Generator, LocalGenerator, Sampling
 from tropism.engine.scoring import completion_scores, hidden_states
 from tropism.engine.working import Working
@@ -26,6 +27,7 @@ from tropism.language import ppo_checks as checks
 from tropism.language.config import PpoSection
 from tropism.language.policy import ActorCritic, LanguagePolicy
 from tropism.language.ppo_state import PpoState
+from tropism.language.ppo_work import StepWork, throughput
 from tropism.language.rewards import RewardSum
 from tropism.language.rollouts import Rollout, tasks_of_step, write_rows
 from tropism.monitoring.phases import PhaseClock, peak_rss_mib
@@ -77,6 +79,8 @@ class PpoTrainer:
         value_head = self.actor.value_head if shared else None
         self.sampler = self.generator or LocalGenerator(self.actor.working, value_head)
         self.state = PpoState(self.actor, self.settings)
+        leash = None if own else Arithmetic.of(self.leashing.model)
+        self.work = StepWork(self.actor, leash, self.rewards.sources)
 
     def train(self) -> dict[str, float]:
         """All steps of a round, from the newest checkpoint on; returns the last step's metrics."""
@@ -113,8 +117,10 @@ class PpoTrainer:
         metrics |= {f"ppo/{name}_mean": sum(x) / len(x) for name, x in extra.items()}
         write_rows(self.run.folder / "rollouts" / f"step-{step:05d}.jsonl", rollout.rows(extra))
         self.state.advance(metrics, self.settings.kl_limit)  # 7. on to the next step
+        counted, seconds = self.work.metrics(rollout, reused, self.sampling.max_rows), clock.metrics()
         # seconds and memory are no part of the state: they differ between equal runs
-        self.run.log(step, metrics | clock.metrics() | {"memory/peak_rss_mib": peak_rss_mib()})
+        seconds |= throughput(counted, seconds) | {"memory/peak_rss_mib": peak_rss_mib()}
+        self.run.log(step, metrics | counted | seconds)
         note = f"score {metrics['ppo/score_mean']:+.2f}  KL {metrics['kl/ref_k1']:.2f}"
         self.run.progress.update("PPO", step + 1, settings.steps, note)
 
@@ -211,6 +217,7 @@ class PpoTrainer:
         gaps = []
         self.state.zero_grad()
         for part in self.forwards(rows, rollout.batch):
+            self.work.trains(rollout.batch, part, self.state.critic_only)
             losses, logged, gap = self.losses(rollout, targets, part, max(1, count))
             torch.stack(losses).sum().backward()
             gaps.append(gap)
@@ -263,6 +270,7 @@ class PpoTrainer:
         chosen = permutation(len(self.demonstrations), seed, 0)[: self.settings.ptx_batch_size]
         pairs = [self.demonstrations[int(i)] for i in chosen]
         batch = TokenBatch.of([p for p, _ in pairs], [c for _, c in pairs])
+        self.work.mixes(batch)
         lm = self.actor.working.model
         with self.actor.working.running():
             scores = completion_scores(lm, batch, hidden_states(lm, batch))
