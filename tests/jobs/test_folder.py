@@ -5,16 +5,21 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tropism.errors import ConfigError, InterruptedRun, LeaseHeldError, StoreError
+from tropism.jobs.config import resolve
 from tropism.jobs.folder import Job, JobFolder, run_job
+from tropism.jobs.sft import SftConfig
 
 JOB = Job("sft", {"sft": {"steps": 3}, "run": {"threads": 1}}, {"data": "abc"}, seed=0)
 
@@ -51,6 +56,23 @@ def test_a_job_goes_on_behind_its_last_checkpoint_and_is_not_done_twice(tmp_path
     assert not (out / "run" / "scratch").exists()
     assert run_job(out, JOB, third) == {"done": 1}
     assert third.steps == [0]
+
+
+def test_every_run_writes_down_how_its_process_was_tuned(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    threads = torch.get_num_threads()
+    run_job(out, replace(JOB, threads=1, tune_memory=False), Counter())
+    torch.set_num_threads(threads)
+    found = json.loads((out / "run" / "process.json").read_text())
+    assert (found["threads"], found["mallopt"]) == (1, False)
+    assert found["wait_policy"]
+    assert found["machine"] == platform.machine()
+
+
+def test_a_job_of_a_config_is_tuned_as_it_says() -> None:
+    job = Job.of(resolve(SftConfig, {}, ["run.seed=4", "run.passive_wait=false", "run.threads=3"]), {"data": "abc"})
+    assert (job.name, job.seed, job.threads, job.tune_memory, job.passive_wait) == ("sft", 4, 3, True, False)
+    assert job.settings["run"]["passive_wait"] is False
 
 
 def test_other_settings_or_inputs_are_refused_by_name_and_change_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tropism.runtime.interrupts import StopRequest
-from tropism.runtime.memory import peak_memory_bytes, tune
+from tropism.runtime.memory import WAIT_POLICY, peak_memory_bytes, tune
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -76,3 +76,43 @@ def test_peak_memory_counts_bytes() -> None:
     block = bytearray(50 << 20)
     assert peak_memory_bytes() > len(block)
     assert tune(threads=0, keep_memory=False).mallopt is False
+
+
+def child(code: str, *arguments: str, policy: str | None = None) -> str:
+    """What a fresh interpreter prints; ``policy`` is what its environment says of waiting threads."""
+    environment = {k: v for k, v in os.environ.items() if k not in (WAIT_POLICY, "OMP_NUM_THREADS", "GOMP_SPINCOUNT")}
+    if policy is not None:
+        environment[WAIT_POLICY] = policy
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=environment
+    )
+    return done.stdout.strip()
+
+
+def test_how_threads_wait_is_chosen_before_torch_and_said_afterwards() -> None:
+    code = (
+        "import os, sys; from tropism.runtime.memory import WAIT_POLICY, tune; wanted = sys.argv[1] == 'yes'\n"
+        "first = tune(passive_wait=wanted).wait_policy; assert 'torch' not in sys.modules\n"
+        "import torch; print(first, os.environ.get(WAIT_POLICY), tune(passive_wait=wanted).wait_policy, sep='|')"
+    )
+    assert child(code, "yes") == "passive|PASSIVE|passive"
+    assert child(code, "no") == "OpenMP's own way|None|OpenMP's own way"
+    assert child(code, "yes", policy="ACTIVE") == "active|ACTIVE|active"  # the environment was asked for
+    late = "import torch; from tropism.runtime.memory import tune; print(tune().wait_policy)"
+    assert "torch was loaded before" in child(late)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="one core, or no GNU OpenMP: nobody spins"
+)
+def test_threads_that_wait_burn_no_cpu() -> None:
+    """Between two parallel operations a second thread spins for milliseconds, unless it was told to sleep in time."""
+    code = (
+        "import sys, time; from tropism.runtime.memory import tune\n"
+        "tune(threads=2, passive_wait=sys.argv[1] == 'yes')\n"
+        "import torch; x = torch.ones(1 << 18); x.add_(1); start = time.process_time()\n"
+        "for _ in range(60): x.add_(1); time.sleep(0.003)\n"
+        "print(time.process_time() - start)"
+    )
+    asleep, spinning = float(child(code, "yes")), float(child(code, "no"))
+    assert asleep * 2 < spinning

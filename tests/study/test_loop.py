@@ -98,6 +98,7 @@ def test_resolved_configuration_is_saved(finished: Study) -> None:
     assert saved["config"]["improve"]["steps"] == 10
     assert saved["config"]["study"]["rounds"] == 2
     assert {"tropism", "python", "numpy"} <= set(saved["versions"])
+    assert {"threads", "mallopt", "wait_policy"} <= set(saved["process"])
 
 
 def test_peak_memory_is_logged(finished: Study) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from tropism import __version__
-from tropism.cli import data, doctor, feedback, jobs, reward, sample, study
+from tropism.cli import data, doctor, early, feedback, jobs, reward, sample, study
 from tropism.errors import InterruptedRun, TropismError
 
 app = typer.Typer(
@@ -52,8 +52,10 @@ app.add_typer(feedback.app, name="feedback")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit the process with its status. ``arguments``: those after the program's name."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    early.settle(given)
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="tropism")
+        app(args=given, prog_name="tropism")
     except InterruptedRun as error:
         _print_error(error)
         sys.exit(getattr(error, "exit_code", 130))

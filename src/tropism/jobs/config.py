@@ -23,6 +23,10 @@ class RunSection(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     threads: int = Field(0, ge=0)
     """Tensor threads; 0: torch's own choice. Small networks are fastest on 1."""
+    tune_memory: bool = True
+    """Keep freed memory instead of returning it to the kernel (glibc)."""
+    passive_wait: bool = True
+    """Let tensor threads sleep while they wait for one another; false: they spin, as OpenMP has it."""
     precision: PrecisionName = "auto"
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
     """Where curves go besides metrics.db: any of tensorboard, wandb, mlflow."""

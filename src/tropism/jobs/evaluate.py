@@ -100,9 +100,7 @@ def run(config: EvaluateConfig, out: Path, progress: ProgressSink | None = None)
     ``reasons`` (as a study would decide), ``prompts``. Errors: as the other jobs'.
     """
     reading, tasks, digests = _read(config)
-    settings, r = config.model_dump(mode="json"), config.run
-    job = Job(EvaluateConfig.job, settings, digests, r.seed, r.threads, r.trackers)
-    return run_job(out, job, lambda folder: _compare(config, reading, tasks, folder), progress)
+    return run_job(out, Job.of(config, digests), lambda folder: _compare(config, reading, tasks, folder), progress)
 
 
 def plan(config: EvaluateConfig, out: Path) -> Plan:

@@ -1,10 +1,11 @@
 """The folder of one job: what it makes at its top, how it was made in ``run/``.
 
 ``OUT/`` is the result (a plain Hugging Face folder, or files); ``OUT/run/`` holds ``job.json`` (command, settings,
-inputs with digests, versions), ``metrics.db``, trackers' files, ``result.json`` (what came out) and, until the job is
-done, ``scratch/`` with checkpoints. The same command again goes on where it was; a finished one is not done again;
-other settings or changed inputs are an error that names them, once there is something to lose: a job that ended before
-its first checkpoint (a model that is not there, a limit too high) begins anew. Left out: several jobs in one folder.
+inputs with digests, versions), ``process.json`` (how the last process was tuned, on what), ``metrics.db``, trackers'
+files, ``result.json`` (what came out) and, until the job is done, ``scratch/`` with checkpoints. The same command
+again goes on where it was; a finished one is not done again; other settings or changed inputs are an error that names
+them, once there is something to lose: a job that ended before its first checkpoint (a model that is not there, a limit
+too high) begins anew. Left out: several jobs in one folder.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
@@ -34,10 +36,14 @@ from tropism.runtime.versions import versions
 from tropism.settings.overrides import differences
 from tropism.store.metrics import MetricStore
 
+if TYPE_CHECKING:
+    from tropism.jobs.config import JobConfig
+
 RESULT = "result.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
-FREE = ("run.threads", "run.trackers")
+PROCESS = "process.json"
+FREE = ("run.threads", "run.trackers", "run.tune_memory", "run.passive_wait")
 """Settings that may change when a job goes on: they change no result, but for last bits (threads)."""
 
 
@@ -51,6 +57,15 @@ class Job:
     seed: int
     threads: int = 0
     trackers: tuple[TrackerName, ...] = ()
+    tune_memory: bool = True
+    passive_wait: bool = True
+
+    @classmethod
+    def of(cls, config: JobConfig, inputs: Mapping[str, str]) -> Job:
+        """The job that a config describes."""
+        r = config.run
+        settings = config.model_dump(mode="json")
+        return cls(config.job, settings, inputs, r.seed, r.threads, r.trackers, r.tune_memory, r.passive_wait)
 
 
 @dataclass
@@ -115,7 +130,9 @@ def _do(
     out: Path, job: Job, work: Callable[[JobFolder], None], progress: ProgressSink | None, stop: StopRequest
 ) -> dict[str, Any]:
     """The work itself, in a folder that is this job's and this process's."""
-    tune(job.threads)
+    tuning = tune(job.threads, job.tune_memory, job.passive_wait)
+    machine = {"machine": platform.machine(), "system": platform.system()}
+    _write(out / "run" / PROCESS, asdict(tuning) | machine)
     record = MetricStore(out / "run" / "metrics.db")
     sink = Mirrors(record, open_trackers(job.trackers, out / "run", f"{job.name} {out.name}", job.settings))
     scratch, name = out / "run" / "scratch", job.name.replace(" ", "-")

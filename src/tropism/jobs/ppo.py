@@ -79,9 +79,7 @@ def run(config: PpoConfig, out: Path, progress: ProgressSink | None = None) -> d
     ``folder.run_job``.
     """
     inputs = _read(config)
-    settings, r = config.model_dump(mode="json"), config.run
-    job = Job(PpoConfig.job, settings, inputs.digests, r.seed, r.threads, r.trackers)
-    return run_job(out, job, lambda folder: _train(config, inputs, folder), progress)
+    return run_job(out, Job.of(config, inputs.digests), lambda folder: _train(config, inputs, folder), progress)
 
 
 def plan(config: PpoConfig, out: Path) -> Plan:

@@ -62,7 +62,7 @@ def run(config: RewardAssessConfig, out: Path | None = None) -> dict[str, Any]:
     if out is not None and out.exists():
         raise DataError(f"{out} exists already", "choose another --out: nothing is overwritten")
     path = required(config.reward.path, "reward.path", "REWARD")
-    tune(config.run.threads)
+    tune(config.run.threads, config.run.tune_memory, config.run.passive_wait)
     reading = read_data(config.data)
     # all of it is held out: whoever names data to assess on means all of its rows, whatever split they come from
     judged = to_judgements(replace(record, split="validation") for record in reading.records)

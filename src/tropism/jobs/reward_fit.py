@@ -61,9 +61,7 @@ def run(config: RewardFitConfig, out: Path, progress: ProgressSink | None = None
     inputs = {"data": digest_of_data(reading)}
     if config.model.path:
         inputs["model"] = digest_of(config.model.path)
-    settings, r = config.model_dump(mode="json"), config.run
-    job = Job(RewardFitConfig.job, settings, inputs, r.seed, r.threads, r.trackers)
-    return run_job(out, job, lambda folder: _fit(config, reading, folder), progress)
+    return run_job(out, Job.of(config, inputs), lambda folder: _fit(config, reading, folder), progress)
 
 
 def plan(config: RewardFitConfig, out: Path) -> Plan:

@@ -54,7 +54,7 @@ def run(config: SampleConfig, out: Path | None = None) -> list[dict[str, Any]]:
     """
     if out is not None and out.exists():
         raise DataError(f"{out} exists already", "choose another --out: nothing is overwritten")
-    tune(config.run.threads)
+    tune(config.run.threads, config.run.tune_memory, config.run.passive_wait)
     policy, tasks = config.model.load(), _tasks(config)
     policy, _ = limited(policy, tasks, config.sampling.max_new_tokens)
     sampling = Sampling(config.sampling.max_new_tokens, policy.eos, config.sampling.temperature)

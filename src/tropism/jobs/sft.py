@@ -83,10 +83,7 @@ def run(config: SftConfig, out: Path, progress: ProgressSink | None = None) -> d
     model = required(config.model.path, "model.path", "--model")
     reading = read_data(config.data)
     inputs = {"model": digest_of(model), "data": digest_of_data(reading)}
-    job = Job(
-        SftConfig.job, config.model_dump(mode="json"), inputs, config.run.seed, config.run.threads, config.run.trackers
-    )
-    return run_job(out, job, lambda folder: _train(config, reading, folder), progress)
+    return run_job(out, Job.of(config, inputs), lambda folder: _train(config, reading, folder), progress)
 
 
 def plan(config: SftConfig, out: Path) -> Plan:

@@ -103,6 +103,9 @@ class RuntimeSection(Section):
     """Threads of the tensor library; 0: its own choice. Sums depend on it in their last bits."""
     precision: Literal["auto", "fp32", "autocast", "bf16"] = "auto"
     tune_memory: bool = True
+    """Keep freed memory instead of returning it to the kernel (glibc)."""
+    passive_wait: bool = True
+    """Let tensor threads sleep while they wait for one another; false: they spin, as OpenMP has it."""
     keep_scratch: bool = False
 
 

@@ -120,7 +120,8 @@ class Study:
         SIGTERM and Ctrl-C end it at the next durable point with InterruptedRun, whose ``exit_code`` is 143 or 130.
         Errors: LeaseHeldError if another process runs this study; ConfigError if settings of finished stages changed.
         """
-        tuning = tune(self.config.runtime.threads, self.config.runtime.tune_memory)
+        process = self.config.runtime
+        tuning = tune(process.threads, process.tune_memory, process.passive_wait)
         with _disk_errors(self.folder), TrainerLease(self.database).acquire() as lease, StopRequest() as stop:
             runner = StageRunner(
                 self.database,
