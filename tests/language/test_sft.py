@@ -24,6 +24,7 @@ from tropism.language.sft import (
 )
 from tropism.language.worlds.tinytalk import TinyTalk
 from tropism.language.worlds.tinytalk.build import make_tokenizer
+from tropism.runtime.precision import PrecisionName
 from tropism.runtime.stage import StageRun
 
 TOKENIZER = make_tokenizer()
@@ -145,9 +146,10 @@ def test_trap_4_the_norm_is_logged_before_clipping_and_clipping_clips(tmp_path: 
     assert {"sft/loss", "sft/learning_rate", "sft/tokens", "time/sft_step_s"} <= names
 
 
+@pytest.mark.parametrize("precision", ["fp32", "autocast", "bf16"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_trap_19_a_killed_run_resumes_bit_for_bit(tmp_path: Path, dropout: float) -> None:
-    settings = SftSettings(steps=12, batch_size=8, checkpoint_every=4)
+def test_trap_19_a_killed_run_resumes_bit_for_bit(tmp_path: Path, dropout: float, precision: PrecisionName) -> None:
+    settings = SftSettings(steps=12, batch_size=8, checkpoint_every=4, micro_batch_tokens=60, precision=precision)
     whole, kept = small(dropout), Kept()
     summary = fine_tune(whole, TOKENIZER, PAIRS, settings, StageRun("s", tmp_path / "a", 5, kept))
     stops = iter([False] * 6 + [True])
@@ -167,12 +169,28 @@ def test_trap_19_a_killed_run_resumes_bit_for_bit(tmp_path: Path, dropout: float
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), finished.parameters(), strict=True))
 
 
-def test_training_lowers_the_loss_and_leaves_eval_mode(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "autocast", "bf16"])
+def test_training_lowers_the_loss_and_leaves_eval_mode(tmp_path: Path, precision: PrecisionName) -> None:
     model, kept = small(), Kept()
-    settings = SftSettings(steps=60, batch_size=16, learning_rate=1e-2)
+    settings = SftSettings(steps=60, batch_size=16, learning_rate=1e-2, precision=precision)
     fine_tune(model, TOKENIZER, PAIRS, settings, StageRun("s", tmp_path, 0, kept))
     assert kept.rows[59, "sft/loss"] < 0.4 * kept.rows[0, "sft/loss"]
     assert not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_trap_17_the_size_of_micro_batches_changes_nothing(tmp_path: Path) -> None:
+    """Whole batches, a few rows or one row at a time: loss, norm and weights agree in fp32."""
+    found = []
+    for budget in (4096, 60, 1):
+        model, kept = small(), Kept()
+        settings = SftSettings(steps=3, batch_size=8, learning_rate=1e-4, micro_batch_tokens=budget)
+        fine_tune(model, TOKENIZER, PAIRS, settings, StageRun("s", tmp_path / str(budget), 0, kept))
+        logged = [kept.rows[s, f"sft/{name}"] for s in range(3) for name in ("loss", "grad_norm", "tokens")]
+        found.append((logged, [p.detach().clone() for p in model.parameters()]))
+    for logged, weights in found[1:]:
+        assert logged == pytest.approx(found[0][0], rel=1e-5)
+        assert max(float((a - b).abs().max()) for a, b in zip(weights, found[0][1], strict=True)) < 2e-6
 
 
 def test_a_diverging_run_says_so(tmp_path: Path) -> None:
