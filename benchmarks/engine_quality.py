@@ -17,8 +17,9 @@ full before), the claim says so, and all are compared at the KL of the run that 
     python benchmarks/engine_quality.py --world tinytalk --work FOLDER [--seeds 0 1 2] [--arms …] [--jobs 2] [--quick]
     python benchmarks/engine_quality.py --world sentiment --data FOLDER --work FOLDER …
 
-Each run is a process of one thread, kept in the work folder once it is done; ``--seeds`` and ``--arms`` make
-a part of them, and the result is written when all are there. Left out: time (see ``ppo_speed.py``), later rounds.
+About 25 CPU minutes for a world; a run takes one to two, a start one to three. Each run is a process of one thread,
+kept in the work folder once it is done; ``--seeds`` and ``--arms`` make a part of them, and the result is written when
+all are there. Left out: time (see ``ppo_speed.py``), later rounds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 """Our side of ``learning_speed.py``: one PPO run, its curve as one JSON line, as ``peers/trl_learn_driver.py`` has it.
 
-python learning_ours.py --start FOLDER [--kl-weight 0.05] [--seed 0] [--rollouts 16] [--precision bf16] …
+    python learning_ours.py --start FOLDER [--kl-weight 0.05] [--seed 0] [--rollouts 16] [--precision bf16] …
+
+The rewards' deviation is near 0.08, so that the value loss, in their square, would hardly be heard by the shared trunk
+at its usual weight: hence ``--value-coef 10``.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def trainer(given: argparse.Namespace, start: Path, run: StageRun) -> PpoTrainer
     settings = PpoSection(
         steps=given.rollouts, batch_size=given.batch, mini_batch_size=min(given.mini_batch, given.batch),
         epochs=given.epochs, learning_rate=given.lr, critic_warmup_steps=given.critic_warmup,
-        warmup_steps=given.warmup, kl_ref_coef=given.kl_weight, value_trunk=given.trunk,
+        warmup_steps=given.warmup, kl_ref_coef=given.kl_weight, value_trunk=given.trunk, value_coef=given.value_coef,
         checkpoint_every=given.rollouts + 1,
     )  # fmt: skip
     return PpoTrainer(
@@ -70,7 +73,8 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--trunk", choices=("shared", "separate"), default="shared")
     parser.add_argument("--kl-weight", type=float, default=0.05)
-    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--value-coef", type=float, default=10.0)
     whole = {"seed": 0, "rollouts": 16, "batch": 64, "mini-batch": 32, "epochs": 4, "threads": 2, "warmup": 2}
     for name, default in {**whole, "critic-warmup": 1, "evaluated": EVALUATED}.items():
         parser.add_argument(f"--{name}", type=int, default=default)

@@ -2,7 +2,7 @@
 
     python learning_start.py --texts TEXT… --out FOLDER [--steps 200] [--threads 2]
 
-Takes about five CPU minutes. The text has no end-of-sequence tokens, so that the model learns none: every completion
+Takes three to six CPU minutes. The text has no end-of-sequence tokens, so that the model learns none: every completion
 of the task is cut at its length. Left out: packing across documents' borders is what there is, with no mask between.
 """
 
