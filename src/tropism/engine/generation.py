@@ -133,12 +133,16 @@ class LocalGenerator:
             raise ModelError("these weights have no version", "call update_weights(policy_version) before generate")
         model = self.working.model
         check_prompts(model, prompts, sampling)
+        if len(sequence_ids) != len(prompts):
+            raise DataError(f"{len(sequence_ids)} sequence ids for {len(prompts)} prompts", "give one id per prompt")
         was_training = model.training
         model.eval()
-        with self.working.running():
-            batch = _Batch(model, self.value_head, prompts, sampling, seed, sequence_ids)
-            batch.run()
-        model.train(was_training)
+        try:
+            with self.working.running():
+                batch = _Batch(model, self.value_head, prompts, sampling, seed, sequence_ids)
+                batch.run()
+        finally:
+            model.train(was_training)
         values = None if self.value_head is None else batch.lists(batch.values)
         made = batch.lists(batch.tokens), batch.lists(batch.logprobs), batch.stops
         return Generation([list(p) for p in prompts], *made, self.policy_version, values)
@@ -219,7 +223,7 @@ class _Batch:
         # like lengths together, so that the prompts of one prefill and the rows of one batch are even
         by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         self.waiting = deque(i for i in by_length if self.limits[i] > 0)
-        self.size = min(sampling.max_rows, len(self.waiting))
+        self.size = min(max(1, sampling.max_rows), len(self.waiting))
         room = max((len(p) + int(n) for p, n in zip(prompts, self.limits, strict=True)), default=0)
         self.cache = KVCache(self.size, room)
         self.rows = _Rows(*(torch.zeros(0, dtype=torch.int64) for _ in range(4)))

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tropism.digests import digest
 from tropism.engine.batch import TokenBatch
-from tropism.engine.generation import Generation, Sampling, StopReason, check_prompts, generate
+from tropism.engine.generation import Generation, LocalGenerator, Sampling, StopReason, check_prompts
+from tropism.engine.working import Working
 from tropism.feedback.records import Candidate, Provenance, Task
 from tropism.files import sync_path
 from tropism.language.policy import LanguagePolicy
@@ -120,11 +121,13 @@ def sample_candidates(
     prompts = [policy.encode_task(t.payload) for t in tasks for _ in range(k)]
     check_prompts(policy.model, prompts, sampling)  # all of them, before the first batch
     sampled: dict[int, Sampled] = {}
-    # the batches that ``generate`` makes of all prompts at once: bf16 rounds by the company that a row is in
+    generator = LocalGenerator(Working(policy.model, precision))
+    generator.update_weights(policy_id)
+    # always the same batches, kept or not: bf16 rounds by the company that a row is in
     by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     for start in range(0, len(prompts), sampling.max_rows):
         batch = {i: prompts[i] for i in by_length[start : start + sampling.max_rows]}
-        sampled |= _sampled_batch(policy, policy_id, batch, sampling, seed, precision, run)
+        sampled |= _sampled_batch(generator, batch, sampling, seed, run)
         if run is not None:
             run.progress.update("sample", len(sampled), len(prompts))
     how = {"temperature": sampling.temperature, "max_new_tokens": sampling.max_new_tokens, "precision": precision.name}
@@ -138,28 +141,25 @@ def sample_candidates(
 
 
 def _sampled_batch(
-    policy: LanguagePolicy,
-    policy_id: str,
+    generator: LocalGenerator,
     prompts: Mapping[int, list[int]],
     sampling: Sampling,
     seed: int,
-    precision: Precision,
     run: StageRun | None,
 ) -> dict[int, Sampled]:
     """Completions of one batch of prompts by their numbers: read where ``run`` has kept them, else sampled and kept."""
     numbers, path = list(prompts), None
     if run is not None:
-        how = [sampling.temperature, sampling.max_new_tokens, sorted(sampling.eos_ids), precision.name]
-        path = run.folder / "sampled" / f"{digest([policy_id, seed, list(prompts.items()), how])}.jsonl"
+        precision = generator.working.precision.name
+        how = [sampling.temperature, sampling.max_new_tokens, sorted(sampling.eos_ids), precision]
+        named = [generator.policy_version, seed, list(prompts.items()), how]
+        path = run.folder / "sampled" / f"{digest(named)}.jsonl"
         if path.is_file():
             with path.open(encoding="utf-8") as lines:
                 rows = [json.loads(line) for line in lines]
             return {i: (row["tokens"], row["stop"]) for i, row in zip(numbers, rows, strict=True)}
         run.check_stop()
-    out = generate(
-        policy.model, list(prompts.values()), sampling, seed=seed, sequence_ids=numbers, policy_version=policy_id,
-        precision=precision,
-    )  # fmt: skip
+    out = generator.generate(list(prompts.values()), sampling, seed=seed, sequence_ids=numbers)
     made: dict[int, Sampled] = dict(zip(numbers, zip(out.completions, out.stops, strict=True), strict=True))
     if path is not None:
         write_rows(path, ({"tokens": tokens, "stop": stop} for tokens, stop in made.values()))
