@@ -191,6 +191,9 @@ def _ppo_curves(metrics: MetricStore, stage: str, round_: int, chance: random.Ra
             "time/optimise_s": 1.4,
             "cpu/optimise_s": 2.6,
             "memory/peak_rss_mib": 900.0 + step,
+            "tokens/completion": 90.0,
+            "tokens/optimise": 700.0,
+            "work/optimise_gflop": 260.0,
             "reward/learned_mean": proxy,
         }
         if step == 12:

@@ -19,7 +19,20 @@ def test_this_machine_has_what_is_needed(tmp_path: Path, capsys: pytest.CaptureF
         main(["doctor", str(tmp_path)])
     out = capsys.readouterr().out
     assert caught.value.code == 0, out
-    for name in ("Python", "cores", "memory", "disk", "torch", "bf16", "CUDA", "browser", "C compiler"):
+    for name in (
+        "Python",
+        "cores",
+        "memory",
+        "disk",
+        "torch",
+        "threads",
+        "allocator",
+        "kernels",
+        "bf16",
+        "CUDA",
+        "browser",
+        "C compiler",
+    ):
         assert f" {name} " in out
     assert "everything needed is there" in out
 

@@ -97,7 +97,8 @@ def test_rates_are_of_this_machine_and_grow_with_the_rows() -> None:
     wide = gemm_rate(FP32, 512, 64, 0, budget_s=0.02)
     one = gemm_rate(FP32, 1, 64, 0, budget_s=0.02)
     assert 0.01 < one < wide < 1e5
-    rates = measured_rates(llama(), BF16, 0)
-    assert rates.rows == 1
-    assert rates.wide > 0
-    assert rates.decode > 0
+    rates = measured_rates(llama(), BF16, 3)
+    assert rates.rows == 3
+    assert 0 < rates.decode < rates.wide
+    none = measured_rates(llama(), BF16, 0)
+    assert (none.rows, none.decode) == (0, none.wide)

@@ -57,6 +57,7 @@ class Kept:
 
 
 PAIRS = TinyTalk().demonstrations(64, 0)
+CLOCKS = ("time/", "cpu/", "memory/", "throughput/")
 
 
 def test_only_completion_tokens_count_and_the_loss_is_their_mean() -> None:
@@ -143,7 +144,7 @@ def test_trap_4_the_norm_is_logged_before_clipping_and_clipping_clips(tmp_path: 
     assert total == pytest.approx(1e-3, rel=1e-2)
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     names = {name for _, name in kept.rows}
-    assert {"sft/loss", "sft/learning_rate", "sft/tokens", "time/sft_step_s"} <= names
+    assert {"sft/loss", "sft/learning_rate", "sft/tokens", "time/sft_step_s", "work/sft_step_gflop"} <= names
 
 
 @pytest.mark.parametrize("precision", ["fp32", "autocast", "bf16"])
@@ -162,7 +163,7 @@ def test_trap_19_a_killed_run_resumes_bit_for_bit(tmp_path: Path, dropout: float
     again = fine_tune(resumed, TOKENIZER, PAIRS, settings, StageRun("s", tmp_path / "b", 5, other))
     assert again == summary
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
-    stable = [{k: v for k, v in m.rows.items() if not k[1].startswith("time/")} for m in (kept, other)]
+    stable = [{k: v for k, v in m.rows.items() if not k[1].startswith(CLOCKS)} for m in (kept, other)]
     assert stable[0] == stable[1]
     finished = small(dropout, seed=7)  # a finished activity only loads its weights
     assert fine_tune(finished, TOKENIZER, PAIRS, settings, StageRun("s", tmp_path / "b", 5)) == summary

@@ -8,7 +8,7 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from tropism.monitoring.drift import accuracy_drift
-from tropism.monitoring.phases import PhaseClock, peak_rss_mib
+from tropism.monitoring.phases import PhaseClock, peak_rss_mib, phase_costs, together
 from tropism.reward.share import Share
 
 
@@ -62,3 +62,37 @@ def test_clock_counts_a_phase_that_raises():
 
 def test_peak_memory_is_in_mib():
     assert 20 < peak_rss_mib() < 100_000
+
+
+def test_phases_are_summed_over_steps_and_set_beside_their_floor() -> None:
+    table = {
+        "time/rollout_s": [(0, 2.0), (1, 3.0)], "cpu/rollout_s": [(0, 4.0), (1, 5.0)],
+        "time/optimise_s": [(0, 10.0), (1, float("nan"))], "cpu/optimise_s": [(0, 18.0), (1, 3.0)],
+        "time/reward_s": [(0, 0.5), (1, 0.5)], "cpu/reward_s": [(0, 0.0), (1, 0.0)],
+        "tokens/prompt": [(0, 100.0), (1, 100.0)], "tokens/completion": [(0, 60.0), (1, 40.0)],
+        "tokens/optimise": [(0, 700.0), (1, 300.0)],
+        "work/rollout_gflop": [(0, 30.0), (1, 30.0)], "work/rollout_decode_gflop": [(0, 20.0), (1, 20.0)],
+        "work/optimise_gflop": [(0, 300.0), (1, 120.0)], "work/reward_gflop": [(0, 0.0), (1, 0.0)],
+        "kl/old": [(0, 1.0)],
+    }  # fmt: skip
+    optimise, rollout, reward = phase_costs(table)
+    assert (optimise.phase, rollout.phase, reward.phase) == ("optimise", "rollout", "reward")
+    assert (rollout.wall_s, rollout.cpu_s, rollout.share) == (5.0, 9.0, 0.3)
+    assert (optimise.wall_s, optimise.cpu_s) == (10.0, 21.0)
+    assert (rollout.tokens_per_s, optimise.tokens_per_s, reward.tokens_per_s) == (20.0, 100.0, 300.0)
+    assert (rollout.gflop_per_cpu_s, optimise.gflop_per_cpu_s) == (60 / 9, 20.0)
+    assert rollout.floor_cpu_s(wide=100, decode=20) == 20 / 100 + 40 / 20
+    assert optimise.floor_cpu_s(wide=100, decode=20) == 4.2
+    assert reward.floor_cpu_s(wide=100, decode=20) is None  # a Python function
+    whole = together([optimise, rollout, reward])
+    assert (whole.wall_s, whole.cpu_s, whole.tokens_per_s) == (16.0, 30.0, None)
+    assert whole.floor_cpu_s(wide=100, decode=20) == pytest.approx(6.4)
+
+
+def test_what_was_not_logged_is_not_made_up() -> None:
+    (cost,) = phase_costs({"time/sft_step_s": [(0, 2.0)]})
+    assert (cost.cpu_s, cost.share, cost.tokens, cost.gflop) == (None, None, None, None)
+    assert cost.tokens_per_s is None
+    assert cost.floor_cpu_s(100, 100) is None
+    assert together([cost]).cpu_s is None
+    assert phase_costs({}) == []

@@ -139,8 +139,13 @@ def test_every_section_is_there_and_every_chart_is_drawn(html: str) -> None:
 def test_stages_seconds_and_peak_memory(study: Path, html: str) -> None:
     facts = gather(study)
     improve = next(p for p in phases(facts) if p.stage == "improve-2")
-    assert {name: wall for name, wall, _ in improve.parts} == pytest.approx({"optimise": 42.0, "rollout": 15.0})
+    assert {part.phase: part.wall_s for part in improve.parts} == pytest.approx({"optimise": 42.0, "rollout": 15.0})
     assert "Peak memory 929 MiB" in Page(html).text
+    counted = {part.phase: part for part in improve.counted}
+    assert counted["rollout"].tokens_per_s == pytest.approx(90 / 0.5)
+    assert counted["optimise"].gflop_per_cpu_s == pytest.approx(100.0)
+    assert "GFLOP per CPU s" in Page(html).text
+    assert "improve-2 optimise" in Page(html).text
 
 
 def test_the_table_compares_pairs_with_intervals(study: Path) -> None:

@@ -95,7 +95,7 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield _memory()
     yield _disk(folder)
     yield from _torch()
-    yield _tool("C compiler", ("cc", "gcc", "clang"), "optional: a faster path may need one (Debian: apt install gcc)")
+    yield _tool("C compiler", ("cc", "gcc", "clang"), "optional: builds faster kernels (Debian: apt install gcc)")
     yield _tool("browser", BROWSERS, "optional, for the report's browser test: scripts/install_debian.sh chromium")
 
 
@@ -201,16 +201,34 @@ def _torch() -> Iterator[Finding]:
     except (ImportError, OSError) as error:  # OSError: a shared library of the build is absent
         yield Finding("missing", "torch", f"cannot be loaded: {error}", "pip install --force-reinstall torch==2.13.0")
         return
-    yield Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    yield Finding("ok", "torch", torch.__version__)
+    yield from _process()
     fast = sorted(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
     if fast:
-        yield Finding("ok", "bf16", f"fast on this CPU ({', '.join(fast)})")
+        yield Finding("ok", "bf16", f"in hardware ({', '.join(fast)})")
     else:
-        yield Finding("note", "bf16", "no AVX512-BF16 or AMX: everything runs in fp32, correct but slower")
+        yield Finding("note", "bf16", "not in hardware (no AVX512-BF16, no AMX): runs are in fp32, correct but slower")
     if torch.cuda.is_available():
         yield Finding("ok", "CUDA", f"{torch.cuda.get_device_name(0)}; tropism runs on the CPU today")
     else:
         yield Finding("ok", "CUDA", "no device; none is needed")
+
+
+def _process() -> Iterator[Finding]:
+    """How a run would be tuned here, and whether it would use compiled kernels (which are built now if they can be)."""
+    from tropism.engine import kernels
+    from tropism.jobs.profile import kernels_in_words
+    from tropism.runtime.memory import tune
+
+    tuning = tune()
+    yield Finding("ok", "threads", f"{tuning.threads} for tensors, which wait: {tuning.wait_policy}")
+    yield Finding("ok", "allocator", tuning.allocator)
+    if (why := kernels.why_not()) is None:
+        yield Finding("ok", "kernels", kernels_in_words())
+        return
+    off = "TROPISM_KERNELS" in why
+    fix = "unset TROPISM_KERNELS" if off else "language models run faster with a C compiler (Debian: apt install gcc)"
+    yield Finding("note", "kernels", f"{kernels_in_words()}; correct but slower", f"optional: {fix}")
 
 
 def _tool(name: str, commands: tuple[str, ...], fix: str) -> Finding:

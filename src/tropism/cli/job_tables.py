@@ -13,7 +13,9 @@ from tropism.cli.show import console
 from tropism.study.report.visible import visible
 
 if TYPE_CHECKING:
+    from tropism.engine.floor import Rates
     from tropism.jobs.plan import Plan
+    from tropism.monitoring.phases import PhaseCost
 
 Rows = list[tuple[str, str]]
 _MOST, _WIDEST = 5, 40  # parts shown of each kind, characters of their names
@@ -60,6 +62,36 @@ def print_ppo(values: Mapping[str, Any], out: Path) -> None:
     ends = f"{100 * metrics['length/missing_end']:.0f} % cut by the limit"
     lines.append(("length", f"{metrics['length/completion_tokens']:.1f} tokens, {ends}"))
     _finish(lines, out)
+
+
+def print_profile(out: Path, stage: str) -> None:
+    """What each phase of a job cost, beside the floor where it was measured, and what it ran on."""
+    from tropism.jobs.profile import read_profile
+    from tropism.monitoring.phases import together
+
+    profile = read_profile(out, stage)
+    heads = ["phase", "wall s", "CPU s", "share", "tokens/s", "floor CPU s", "x floor"]
+    rows = [_cost(cost, profile.rates) for cost in (*profile.costs, together(profile.costs))]
+    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    for row in (heads, *rows):
+        cells = [
+            f"{row[0]:<{widths[0]}}",
+            *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
+        console().print("  " + "  ".join(cells), markup=False, soft_wrap=True)
+    note = [] if profile.rates else [("floor", "not measured: that is done by a run with --profile, when it ends")]
+    _lines([*profile.facts, *note])
+
+
+def _cost(cost: PhaseCost, rates: Rates | None) -> list[str]:
+    """A phase as cells."""
+    floor = None if rates is None else cost.floor_cpu_s(rates.wide, rates.decode)
+    above = cost.cpu_s / floor if floor and cost.cpu_s is not None else None
+    shown = (
+        (cost.wall_s, ".1f"), (cost.cpu_s, ".1f"), (cost.share, ".0%"), (cost.tokens_per_s, ".0f"),
+        (floor, ".2f"), (above, ".1f"),
+    )  # fmt: skip
+    return [cost.phase, *("–" if value is None else format(value, form) for value, form in shown)]
 
 
 def print_evaluation(values: Mapping[str, Any], out: Path) -> None:

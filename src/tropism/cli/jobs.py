@@ -29,6 +29,9 @@ Settings = Annotated[
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be used; they are counted.")]
 OnlyPlan = Annotated[bool, typer.Option("--plan", help="Only say what would happen: sizes, memory, time.")]
+Profiled = Annotated[
+    bool, typer.Option("--profile", help="Show what each phase cost beside the least that arithmetic allows.")
+]
 Lora = Annotated[int | None, typer.Option("--lora", metavar="RANK", help="Train adapters of this rank only.")]
 Rewards = Annotated[
     list[str] | None,
@@ -53,15 +56,20 @@ def sft(
     settings: Settings = None,
     skip_bad: SkipBad = False,
     plan: OnlyPlan = False,
+    profile: Profiled = False,
 ) -> None:
     """Fine-tune a model on demonstrations (prompt and completion, or chats). OUT is a Hugging Face folder."""
-    from tropism.cli.job_tables import print_sft
+    from tropism.cli.job_tables import print_profile, print_sft
     from tropism.jobs import sft as job
     from tropism.jobs.config import resolve
 
     flags = {"model.path": model, "lora.rank": lora} | data_flags("data", data, format_, columns, skip_bad)
     config = resolve(job.SftConfig, flags, settings or [], recipe)
-    run_or_plan(plan, lambda: job.plan(config, out), lambda progress: job.run(config, out, progress), out, print_sft)
+    run_or_plan(
+        plan, lambda: job.plan(config, out), lambda progress: job.run(config, out, progress, profile), out, print_sft
+    )
+    if profile and not plan:
+        print_profile(out, "sft")
 
 
 def ppo(
@@ -80,16 +88,21 @@ def ppo(
     settings: Settings = None,
     skip_bad: SkipBad = False,
     plan: OnlyPlan = False,
+    profile: Profiled = False,
 ) -> None:
     """Improve a model against reward models (and Python functions) with PPO, leashed to a reference by KL."""
-    from tropism.cli.job_tables import print_ppo
+    from tropism.cli.job_tables import print_ppo, print_profile
     from tropism.jobs import ppo as job
     from tropism.jobs.config import resolve
 
     flags: dict[str, Any] = {"model.path": model, "reference.path": reference, "lora.rank": lora}
     flags |= data_flags("prompts", prompts, format_, columns, skip_bad) | reward_flags(reward)
     config = resolve(job.PpoConfig, flags, settings or [], recipe)
-    run_or_plan(plan, lambda: job.plan(config, out), lambda progress: job.run(config, out, progress), out, print_ppo)
+    run_or_plan(
+        plan, lambda: job.plan(config, out), lambda progress: job.run(config, out, progress, profile), out, print_ppo
+    )
+    if profile and not plan:
+        print_profile(out, "ppo")
 
 
 def evaluate(

@@ -80,7 +80,7 @@ def _print_times(facts: Facts) -> None:
 
     table = _table("Seconds per stage", ["stage", "wall", "CPU", "of which"])
     for phase in phases(facts):
-        parts = ", ".join(f"{name} {wall:.0f}" for name, wall, _ in phase.parts[:4])
+        parts = ", ".join(f"{part.phase} {part.wall_s:.0f}" for part in phase.parts[:4])
         table.add_row(visible(phase.stage), _number(phase.seconds), _number(phase.cpu_seconds), _styled(visible(parts)))
     total, cpu = (sum(getattr(s, name) or 0.0 for s in facts.stages) for name in ("seconds", "cpu_seconds"))
     table.add_row("sum", _number(total), _number(cpu), "")

@@ -163,7 +163,7 @@ def _encoder_heads(model: PreTrainedModel) -> tuple[Heads, ...]:
 @dataclass(frozen=True)
 class Rates:
     """GFLOP per CPU second of matrix products: ``wide`` of many rows, ``decode`` of ``rows`` rows, as one new token per
-    sequence makes them."""
+    sequence makes them (0 rows: nothing is decoded, and ``decode`` is ``wide``)."""
 
     wide: float
     decode: float
@@ -171,14 +171,16 @@ class Rates:
 
 
 def measured_rates(model: PreTrainedModel, precision: Precision, rows: int) -> Rates:
-    """Measure products of the model's own width and number of weights, in the run's precision; 0.2 CPU s or so.
+    """Measure products of the model's own width and number of weights, in the run's precision; 0.1 CPU s or so each.
 
-    The weights of the second take turns as layers do, so that they come from memory where the model's would.
+    ``rows``: of decoding, 0 where there is none. The weights of its products take turns as layers do, so that they come
+    from memory where the model's would.
     """
     width = int(model.config.get_text_config().hidden_size)
     weights = Arithmetic.of(model).base
-    rows = max(1, rows)
     wide = gemm_rate(precision, WIDE_ROWS, width, 4 * 3 * width * width)
+    if not rows:
+        return Rates(wide, wide, 0)
     with decode_threads(width):
         decode = gemm_rate(precision, rows, width, weights)
     return Rates(wide, decode, rows)

@@ -132,7 +132,7 @@ def _do(
     """The work itself, in a folder that is this job's and this process's."""
     tuning = tune(job.threads, job.tune_memory, job.passive_wait)
     machine = {"machine": platform.machine(), "system": platform.system()}
-    _write(out / "run" / PROCESS, asdict(tuning) | machine)
+    write_json(out / "run" / PROCESS, asdict(tuning) | machine)
     record = MetricStore(out / "run" / "metrics.db")
     sink = Mirrors(record, open_trackers(job.trackers, out / "run", f"{job.name} {out.name}", job.settings))
     scratch, name = out / "run" / "scratch", job.name.replace(" ", "-")
@@ -140,7 +140,7 @@ def _do(
         run = StageRun(name, scratch, job.seed, sink, progress or NoProgress(), stop.requested)
         folder = JobFolder(out, job, run)
         work(folder)
-        _write(out / "run" / RESULT, folder.values)
+        write_json(out / "run" / RESULT, folder.values)
     except InterruptedRun as error:
         raise (stop.error(f"in {out}") if stop.requested() else error) from error
     finally:
@@ -173,7 +173,9 @@ def _begin(out: Path, job: Job) -> None:
                 shutil.rmtree(path)
             elif path.name != "lock":
                 path.unlink()
-    _write(run / "job.json", {"job": job.name, "settings": job.settings, "inputs": job.inputs, "versions": versions()})
+    write_json(
+        run / "job.json", {"job": job.name, "settings": job.settings, "inputs": job.inputs, "versions": versions()}
+    )
 
 
 def _kept(scratch: Path) -> bool:
@@ -259,7 +261,8 @@ def _locked(out: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object so that the file is whole or absent, after a power cut too."""
     partial = path.with_suffix(f".partial-{os.getpid()}")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
     sync_path(partial)

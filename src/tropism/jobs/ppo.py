@@ -22,6 +22,7 @@ from tropism.jobs.folder import Job, JobFolder, run_job
 from tropism.jobs.inputs import account, digest_of, digest_of_data, limited, read_data
 from tropism.jobs.models import ModelPath
 from tropism.jobs.plan import Plan, measured, model_size
+from tropism.jobs.profile import write_profile
 from tropism.jobs.rewards import RewardsSection, ScaleSamples, load_rewards, reward_digests
 from tropism.language.config import PpoSection, SamplingSection
 from tropism.language.leash import leashed
@@ -70,16 +71,18 @@ class _Inputs:
     digests: dict[str, str]
 
 
-def run(config: PpoConfig, out: Path, progress: ProgressSink | None = None) -> dict[str, Any]:
+def run(config: PpoConfig, out: Path, progress: ProgressSink | None = None, profile: bool = False) -> dict[str, Any]:
     """Improve ``model.path`` on ``prompts.source`` into the folder ``out``; returns what came out.
 
     Values: ``prompts`` (every row accounted for), ``steps``, ``rollbacks``, ``first`` and ``last`` (score and sequence
     KL of those steps), ``metrics`` (all of the last step). Rollouts with their reward by component stay in
-    ``out/rollouts``. Errors: ModelError, DataError, RewardError, ConfigError, DivergenceError with the fix; those of
-    ``folder.run_job``.
+    ``out/rollouts``. ``profile``: also measure the floor of what it cost (``jobs/profile.py``). Errors: ModelError,
+    DataError, RewardError, ConfigError, DivergenceError with the fix; those of ``folder.run_job``.
     """
     inputs = _read(config)
-    return run_job(out, Job.of(config, inputs.digests), lambda folder: _train(config, inputs, folder), progress)
+    return run_job(
+        out, Job.of(config, inputs.digests), lambda folder: _train(config, inputs, folder, profile), progress
+    )
 
 
 def plan(config: PpoConfig, out: Path) -> Plan:
@@ -160,10 +163,12 @@ def _trainer(config: PpoConfig, inputs: _Inputs, loaded: _Loaded, run: StageRun)
     )
 
 
-def _train(config: PpoConfig, inputs: _Inputs, folder: JobFolder) -> None:
+def _train(config: PpoConfig, inputs: _Inputs, folder: JobFolder, profile: bool) -> None:
     loaded = _load(config, inputs)
     trainer = _trainer(config, inputs, loaded, folder.run)
     last = trainer.train()
+    if profile:
+        write_profile(folder, trainer.actor.working.model, loaded.precision)
     values, state = folder.values, trainer.state
     values["prompts"] = account(inputs.reading) | {"distinct": len(inputs.tasks), "cut": loaded.cut}
     values |= {"steps": state.step, "rollbacks": state.rollbacks, "metrics": last}

@@ -25,6 +25,7 @@ from tropism.jobs.folder import Job, JobFolder, run_job
 from tropism.jobs.inputs import account, digest_of, digest_of_data, read_data
 from tropism.jobs.models import ModelPath
 from tropism.jobs.plan import Plan, measured, model_size
+from tropism.jobs.profile import write_profile
 from tropism.language.leash import trainable
 from tropism.language.policy import LanguagePolicy
 from tropism.language.sft import Example, Rows, SftSettings, batch_loss, encode_examples, fine_tune
@@ -73,17 +74,17 @@ class _Work:
     reading: Reading
 
 
-def run(config: SftConfig, out: Path, progress: ProgressSink | None = None) -> dict[str, Any]:
+def run(config: SftConfig, out: Path, progress: ProgressSink | None = None, profile: bool = False) -> dict[str, Any]:
     """Fine-tune ``model.path`` on ``data.source`` into the folder ``out``; returns what came out.
 
     Values: ``data`` (every row accounted for), ``sft`` (steps, tokens, rows cut and skipped), ``loss_before`` and
-    ``loss_after`` (nats per token on held-out rows; None without any). Errors: ModelError, DataError, ConfigError with
-    the fix; those of ``folder.run_job``.
+    ``loss_after`` (nats per token on held-out rows; None without any). ``profile``: also measure the floor of what it
+    cost (``jobs/profile.py``). Errors: ModelError, DataError, ConfigError with the fix; those of ``folder.run_job``.
     """
     model = required(config.model.path, "model.path", "--model")
     reading = read_data(config.data)
     inputs = {"model": digest_of(model), "data": digest_of_data(reading)}
-    return run_job(out, Job.of(config, inputs), lambda folder: _train(config, reading, folder), progress)
+    return run_job(out, Job.of(config, inputs), lambda folder: _train(config, reading, folder, profile), progress)
 
 
 def plan(config: SftConfig, out: Path) -> Plan:
@@ -132,7 +133,7 @@ def _prepare(config: SftConfig, reading: Reading) -> _Work:
     return _Work(policy, parts["train"], parts["validation"], settings, reading)
 
 
-def _train(config: SftConfig, reading: Reading, folder: JobFolder) -> None:
+def _train(config: SftConfig, reading: Reading, folder: JobFolder, profile: bool) -> None:
     work = _prepare(config, reading)
     values = folder.values
     values["data"] = account(reading)
@@ -141,6 +142,8 @@ def _train(config: SftConfig, reading: Reading, folder: JobFolder) -> None:
     values["loss_before"] = held_out_loss(work, precision)  # these are the untrained weights, after a kill too
     summary = fine_tune(work.policy.model, work.policy.tokenizer, work.train, work.settings, folder.run)
     values["sft"] = summary
+    if profile:
+        write_profile(folder, work.policy.model, precision)
     values["loss_after"] = held_out_loss(work, precision)
     for step, name in ((0, "loss_before"), (work.settings.steps, "loss_after")):
         if values[name] is not None:

@@ -8,7 +8,6 @@ sees padding. Left out: several devices.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,13 @@ from transformers import PreTrainedTokenizerBase
 
 from tropism.engine.attention import PackedPlan, decoder_states
 from tropism.engine.batch import Packed, by_tokens
+from tropism.engine.floor import Arithmetic
 from tropism.engine.models import context_length, eos_ids
 from tropism.engine.optimisers import MuonAdamW
 from tropism.engine.scoring import token_scores
 from tropism.engine.working import Working
 from tropism.errors import ConfigError, DataError, DivergenceError
+from tropism.monitoring.phases import PhaseClock, peak_rss_mib
 from tropism.runtime.precision import PrecisionName, resolve_precision
 from tropism.runtime.seeding import derive, permutation
 from tropism.runtime.stage import StageRun
@@ -98,8 +99,9 @@ def fine_tune(
 
     Loss: −Σ log π(token) over trained tokens / their count in the batch. AdamW, linear warm-up, cosine, gradient
     clipping. Metrics ``{activity}/loss`` (nats per token), ``…/learning_rate``, ``…/grad_norm`` (before clipping),
-    ``…/tokens`` (trained tokens of the step), ``time/{activity}_step_s``. Goes on from the newest checkpoint of
-    ``activity`` in ``run``; a finished activity only loads its weights. The model is left in eval mode. Raises
+    ``…/tokens`` (trained tokens of the step), and of the step as a phase ``{activity}_step`` its seconds, CPU seconds,
+    ``tokens/…`` (all of them), ``throughput/…_tokens_per_s`` and ``work/…_gflop``. Goes on from the newest checkpoint
+    of ``activity`` in ``run``; a finished activity only loads its weights. The model is left in eval mode. Raises
     DataError if no row is usable, DivergenceError if the loss is not finite.
     """
     precision = resolve_precision(settings.precision)
@@ -115,18 +117,27 @@ def fine_tune(
     lengths = np.array([len(t) for t in rows.tokens])
     order = BatchOrder(lengths, settings.batch_size, derive(run.seed, activity, "order"))
     working = Working(model, precision)
+    arithmetic, phase = Arithmetic.of(working.model), f"{activity}_step"
     working.model.train()
     for step in range(start, settings.steps):
-        began = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        with torch.random.fork_rng(devices=[]):  # dropout is a function of the step
-            torch.manual_seed(derive(run.seed, activity, "dropout", step))
-            loss, count = _gradient(working, rows, order.batch(step), settings.micro_batch_tokens)
-        values = _update(model, optimizer, loss, settings, step)
-        working.refresh()
+        clock, chosen = PhaseClock(), order.batch(step)
+        with clock(phase):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.random.fork_rng(devices=[]):  # dropout is a function of the step
+                torch.manual_seed(derive(run.seed, activity, "dropout", step))
+                loss, count = _gradient(working, rows, chosen, settings.micro_batch_tokens)
+            values = _update(model, optimizer, loss, settings, step)
+            working.refresh()
         meta = {"tokens": int(meta["tokens"]) + count, "loss": values["loss"]}
         logged = {f"{activity}/{name}": value for name, value in (values | {"tokens": float(count)}).items()}
-        run.log(step, logged | {f"time/{activity}_step_s": time.perf_counter() - began})
+        all_tokens = torch.from_numpy(lengths[chosen])
+        logged[f"tokens/{phase}"] = float(all_tokens.sum())
+        logged[f"work/{phase}_gflop"] = arithmetic.trained(all_tokens, count) / 1e9
+        seconds = clock.metrics()
+        speed = logged[f"tokens/{phase}"] / max(seconds[f"time/{phase}_s"], 1e-9)
+        run.log(
+            step, logged | seconds | {f"throughput/{phase}_tokens_per_s": speed, "memory/peak_rss_mib": peak_rss_mib()}
+        )
         run.progress.update(activity, step + 1, settings.steps, f"loss {values['loss']:.3f}")
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
             run.checkpoint(activity, step + 1, lambda folder: save_state(model, optimizer, folder), meta)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tropism.monitoring.phases import PhaseCost, phase_costs
 from tropism.study.report.data import EvaluationRow, Facts
 from tropism.study.report.samples import paired
 
@@ -166,32 +167,25 @@ def remaining(evaluations: Sequence[EvaluationRow]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Phase:
-    """Time of one stage, and of each phase inside it, in seconds."""
+    """Time of one stage in seconds, and what each phase inside it cost."""
 
     stage: str
     seconds: float | None
     cpu_seconds: float | None
-    parts: list[tuple[str, float, float | None]]
+    parts: list[PhaseCost]
+
+    @property
+    def counted(self) -> list[PhaseCost]:
+        """The phases whose tokens or operations were counted."""
+        return [part for part in self.parts if part.tokens or part.gflop]
 
 
 def phases(facts: Facts) -> list[Phase]:
-    """Seconds per stage, and within it the sums of the ``time/*_s`` and ``cpu/*_s`` metrics."""
-    found = []
-    for stage in facts.stages:
-        table = facts.metrics.get(stage.name, {})
-        parts = []
-        for name, rows in table.items():
-            if name.startswith("time/") and name.endswith("_s"):
-                part = name[len("time/") : -len("_s")]
-                cpu = table.get(f"cpu/{part}_s")
-                parts.append((part, _total(rows), None if cpu is None else _total(cpu)))
-        parts.sort(key=lambda part: -part[1])
-        found.append(Phase(stage.name, stage.seconds, stage.cpu_seconds, parts))
-    return found
-
-
-def _total(rows: Sequence[tuple[int, float]]) -> float:
-    return math.fsum(value for _, value in rows if math.isfinite(value))
+    """Seconds per stage, and what the phases inside it cost."""
+    return [
+        Phase(stage.name, stage.seconds, stage.cpu_seconds, phase_costs(facts.metrics.get(stage.name, {})))
+        for stage in facts.stages
+    ]
 
 
 def peak_memory_mib(facts: Facts) -> float | None:
