@@ -6,7 +6,7 @@ reward, and are measured by one meter on held-out prompts after every rollout; t
 PPO 1.12 is run with three KL weights, and the one with the most reward at KL 3 is its best. Ours must reach that reward
 within the same leash, at a KL of at most 3, with one setting; its learning rate, mini-batch (32, TRL's is 64) and the
 weight of the value loss were chosen by hand on a seed that is not measured; nothing else of TRL's is tuned.
-TRL's GRPO 1.16 and a longer run of ours on a weaker leash are shown at KL 10, without a claim.
+TRL's GRPO 1.16 and a run of ours on a weaker leash are shown at KL 10, without a claim.
 
     scripts/trl_environment.sh A 1.12 && scripts/trl_environment.sh B 1.16
     python benchmarks/learning_speed.py --texts TEXT… --work FOLDER --trl-python A/bin/python \\
@@ -42,8 +42,8 @@ LEASH, WIDE = 3.0, 10.0
 """Sequence KLs, nats, at which sides are compared."""
 TRL_WEIGHTS = (0.02, 0.05, 0.1)
 OURS_WEIGHT, OURS_WIDE_WEIGHT, GRPO_WEIGHT = 0.05, 0.01, 0.05
-WIDE_RATE, WIDE_ROLLOUTS = 4e-4, 2
-"""Of ours towards the wider KL: the learning rate, and how many times the rollouts."""
+WIDE_RATE = 4e-4
+"""Ours towards the wider KL."""
 TARGET = 0.5
 """The share of TRL's CPU seconds that ours may take."""
 SEEDS = (0, 1, 2)
@@ -77,12 +77,10 @@ class Cell:
         """The process that makes it."""
         asked = ["--start", str(start), "--kl-weight", str(self.weight), "--seed", str(self.seed)]
         asked += ["--precision", self.precision, "--threads", str(given.threads)]
-        asked += ["--batch", str(work.batch), "--evaluated", str(work.evaluated)]
+        asked += ["--rollouts", str(work.rollouts), "--batch", str(work.batch), "--evaluated", str(work.evaluated)]
         if self.side == "ours":
-            wide = self.weight == OURS_WIDE_WEIGHT
-            asked += ["--rollouts", str(work.rollouts * (WIDE_ROLLOUTS if wide else 1))]
-            return [sys.executable, str(HERE / "learning_ours.py"), *asked, *(["--lr", str(WIDE_RATE)] if wide else [])]
-        asked += ["--rollouts", str(work.rollouts)]
+            rate = ["--lr", str(WIDE_RATE)] if self.weight == OURS_WIDE_WEIGHT else []
+            return [sys.executable, str(HERE / "learning_ours.py"), *asked, *rate]
         python, algorithm = {"trl": (given.trl_python, "ppo"), "grpo": (given.trl_grpo_python, "grpo")}[self.side]
         return [str(python), str(HERE / "peers" / "trl_learn_driver.py"), "--algorithm", algorithm, *asked]
 
