@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
     "ppo.epochs": 1, "ppo.critic_warmup_steps": 0, "evaluation.prompts": 8,
     "sampling.max_new_tokens": 4, "sft.demonstrations": 0, "runtime.threads": 1, "runtime.precision": "fp32",
     "reward.network": "classifier", "reward.epochs": 2, "reward.learning_rate": 1e-3, "reward.scale_samples": 16,
-    "reward.micro_batch_size": 64,
+    "reward.micro_batch_tokens": 4096,
 }  # fmt: skip
 GOLD = """
 def few(prompts, completions, rows):
