@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tropism.cli import doctor
 from tropism.cli.main import main
+from tropism.runtime.memory import WAIT_POLICY
 
 
 def findings(folder: Path) -> dict[str, doctor.Finding]:
@@ -69,3 +73,16 @@ def test_too_little_disk_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_memory_knows_the_containers_limit() -> None:
     sizes = doctor.memory_gib()
     assert sizes is None or 0 < sizes[1] <= sizes[0]
+
+
+def test_it_says_how_a_run_would_be_tuned_and_why_there_are_no_kernels(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in (WAIT_POLICY, "OMP_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tropism", "doctor", str(tmp_path)],
+        capture_output=True, text=True, check=True, env=environment | {"TROPISM_KERNELS": "off"},
+    )  # fmt: skip
+    lines = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith(("ok", "note"))}
+    assert lines["threads"].endswith("for tensors, which wait: passive")
+    assert lines["kernels"].startswith("note")
+    assert "torch alone: switched off by TROPISM_KERNELS" in lines["kernels"]
+    assert "memory" in lines["allocator"]

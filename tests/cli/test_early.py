@@ -39,6 +39,9 @@ def test_the_last_word_counts(tmp_path: Path) -> None:
     assert settled("run", str(study)) == OFF
     assert settled("run", str(study), "--set=runtime.passive_wait=true", "--set", "ppo.steps=2") == ON
     assert settled("sft", "--set", "run.passive_wait=false", "--set", "run.threads=1") == OFF
+    off, on = "run.passive_wait=false", "run.passive_wait=true"
+    assert settled("sft", f"--set={off}", "--set", on) == ON
+    assert settled("sft", "--set", on, f"--set={off}") == OFF
 
 
 def test_what_is_wrong_is_left_to_those_who_say_so(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,12 @@ def _layers(arguments: Sequence[str]) -> Iterator[Mapping[str, Any]]:
 
 
 def _options(arguments: Sequence[str], name: str) -> list[str]:
-    """The values of an option, ``--name value`` or ``--name=value``."""
-    apart = [value for option, value in pairwise(arguments) if option == name]
-    return apart + [a.removeprefix(f"{name}=") for a in arguments if a.startswith(f"{name}=")]
+    """The values of an option, ``--name value`` or ``--name=value``, in their order."""
+    return [
+        after if word == name else word.removeprefix(f"{name}=")
+        for word, after in zip_longest(arguments, arguments[1:], fillvalue="")
+        if word == name or word.startswith(f"{name}=")
+    ]
 
 
 def _table(path: Path) -> Mapping[str, Any]:
