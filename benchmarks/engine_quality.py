@@ -12,7 +12,7 @@ held at a sequence KL of 3 nats and the second at 10: what a policy earns at a K
 The policy's weights are measured on held-out prompts by Hugging Face alone, in float32 (``*_oracle.py``): what the
 frozen reward pays, what gold or the judge says, and the KL. The last measurements of a half give the reward at its KL,
 by a straight line; runs are paired by seed. Where a run does not get to a KL (a small world's reward may be earned in
-full before), the claim says so, and all are compared at the KL of the run that stayed nearest.
+full before), the claim says so, and all are compared at the nearest KL that each has been at.
 
     python benchmarks/engine_quality.py --world tinytalk --work FOLDER [--seeds 0 1 2] [--arms …] [--jobs 2] [--quick]
     python benchmarks/engine_quality.py --world sentiment --data FOLDER --work FOLDER …
@@ -38,7 +38,7 @@ from typing import Any, Literal
 from common import RESULTS, Claim, interval, write_result
 from engine_quality_oracle import HfOracle, HfTrainer, load_weights
 from engine_quality_worlds import LEVELS, Sentiment, Start, Tinytalk, World
-from learning_curves import highest, on_line
+from learning_curves import on_line
 from tropism.language.policy import ActorCritic, LanguagePolicy, ValueTrunk, copy_of
 from tropism.language.ppo import PpoTrainer
 from tropism.objectives.kl import AdaptiveKL
@@ -141,11 +141,11 @@ def held(run: Mapping[str, Any], level: float) -> Curve:
 
 
 def common_kl(runs: Sequence[Mapping[str, Any]], level: float) -> float:
-    """The KL to compare at: ``level``, or, where a run never had as much, the least mean of any run held there."""
-    points = [held(run, level) for run in runs]
-    if all(highest(each) >= level for each in points):
-        return level
-    return min(sum(p["kl"] for p in each) / len(each) for each in points)
+    """The KL to compare at: ``level`` if every run was on both sides of it while it was held there, else the nearest KL
+    of which that is so (the middle of the gap, if there is none)."""
+    kls = [[point["kl"] for point in held(run, level)] for run in runs]
+    low, high = max(map(min, kls)), min(map(max, kls))
+    return (low + high) / 2 if low > high else min(max(level, low), high)
 
 
 def compared(runs: Mapping[tuple[str, int], Mapping[str, Any]], seeds: Sequence[int], gold: str) -> list[Claim]:
@@ -154,7 +154,7 @@ def compared(runs: Mapping[tuple[str, int], Mapping[str, Any]], seeds: Sequence[
     names = {"reward": "frozen reward", "gold": gold}
     for level in LEVELS:
         kl = common_kl(list(runs.values()), level)
-        where = f"KL {level:g}" if kl == level else f"KL {kl:.2f} (not every run reached {level:g})"
+        where = f"KL {level:g}" if kl == level else f"KL {kl:.2f} (not every run was at {level:g})"
         for left, right in PAIRS:
             for measure in MEASURES:
                 both = [[on_line(held(runs[arm, s], level), measure, kl) for arm in (left, right)] for s in seeds]
