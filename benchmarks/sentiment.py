@@ -162,7 +162,7 @@ class Bench:
         for i in range(0, len(windows), 64):
             rows = [policy.encode_completion(w, ended=False) for w in windows[i : i + 64]]
             batch = TokenBatch.of([start] * len(rows), rows)
-            scores = completion_scores(policy.model, batch, hidden_states(policy.model, batch), entropy=False)
+            scores = completion_scores(policy.model, batch, hidden_states(policy.model, batch))
             total -= float(scores.logprobs.sum())
             count += int(batch.completion_lengths.sum())
         return float(np.exp(total / count))
@@ -218,8 +218,7 @@ class Bench:
         for rows in torch.arange(len(batch)).split(64):
             part = batch.select(rows)
             own, ref = (
-                completion_scores(p.model, part, hidden_states(p.model, part), entropy=False).logprobs
-                for p in (policy, reference)
+                completion_scores(p.model, part, hidden_states(p.model, part)).logprobs for p in (policy, reference)
             )
             kl += (own - ref).sum(1).tolist()
         positive = (scores > threshold).reshape(len(self.test), -1)

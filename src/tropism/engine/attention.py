@@ -58,29 +58,32 @@ _PLAN: ContextVar[Plan | None] = ContextVar("plan", default=None)
 
 
 @contextmanager
-def attending(model: PreTrainedModel, plan: Plan) -> Iterator[None]:
-    """Attention of ``model`` by ``plan`` inside the block."""
+def attending(model: PreTrainedModel, plan: Plan, rows: Tensor | None = None) -> Iterator[None]:
+    """Attention of ``model`` by ``plan`` inside the block; only the last states of ``rows`` are read (None: all)."""
     config = model.get_decoder().config
     own, token = config._attn_implementation, _PLAN.set(plan)
     config._attn_implementation = NAME
     try:
-        with fusing(model):
+        with fusing(model, rows):
             yield
     finally:
         config._attn_implementation = own
         _PLAN.reset(token)
 
 
-def decoder_states(model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan) -> Tensor:
+def decoder_states(
+    model: PreTrainedModel, ids: Tensor, positions: Tensor, plan: Plan, rows: Tensor | None = None
+) -> Tensor:
     """Last hidden states ``[N, H]`` (after the final norm) of tokens ``[N]`` at ``positions`` ``[N]`` within their
-    sequences. ModelError naming the model if its attention is not the registered one."""
-    with attending(model, plan):
+    sequences; with ``rows``, distinct, int64 ``[n]``, of these tokens alone, ``[n, H]``. ModelError naming the model if
+    its attention is not the registered one."""
+    with attending(model, plan, rows):
         try:
             out = model.get_decoder()(input_ids=ids[None], position_ids=positions[None], use_cache=False)
         except TypeError as error:
             raise ModelError(f"{type(model).__name__} takes no explicit positions: {error}", _FIX) from error
     hidden: Tensor = out.last_hidden_state.squeeze(0)  # [0] would copy the gradient
-    return hidden
+    return hidden if rows is None else hidden.index_select(0, rows)
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ class Classifier:
         if not self.is_decoder:
             positions = torch.arange(batch.ids.shape[1])[None, :].expand_as(batch.ids)
             return self._encoder_scores(batch, positions, positions < batch.lengths[:, None])
-        last = hidden_states(self.model, batch).index_select(0, batch.packed.starts[1:] - 1)
+        last = hidden_states(self.model, batch, batch.packed.starts[1:] - 1)
         with torch.autocast(last.device.type, enabled=False):
             head: nn.Module = self.model.score
             return head(last.to(next(head.parameters()).dtype)).float()

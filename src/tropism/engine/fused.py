@@ -4,6 +4,9 @@ Transformers writes them as many small operations, each a pass over the activati
 function that a kernel can stand in for is replaced; which ones is found out once per model, by running both on random
 numbers: what does not agree is left alone. Without kernels nothing changes.
 
+The last layer's MLP, whose output for one token nothing but that token's own state depends on, is run for the tokens
+that are asked for.
+
 Left out: LayerNorm (torch's is fused already), MLPs whose gate and up projections are one matrix.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, get_args
@@ -23,6 +27,8 @@ from torch import Tensor, nn
 from tropism.engine import kernels
 
 ROTARY = "apply_rotary_pos_emb"
+_ROWS: ContextVar[Tensor | None] = ContextVar("rows", default=None)
+"""Tokens whose last state is asked for; None: all."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,9 @@ _KNOWN: WeakKeyDictionary[nn.Module, _Swaps] = WeakKeyDictionary()
 
 
 @contextmanager
-def fusing(model: nn.Module) -> Iterator[None]:
-    """The kernels in the place of what they reproduce, inside the block."""
+def fusing(model: nn.Module, rows: Tensor | None = None) -> Iterator[None]:
+    """The kernels in the place of what they reproduce, inside the block. ``rows``, distinct, int64 ``[n]``: the only
+    tokens of a forward whose last state is read; what comes out for the others means nothing."""
     if kernels.library() is None:
         yield
         return
@@ -52,9 +59,11 @@ def fusing(model: nn.Module) -> Iterator[None]:
         module.__dict__["forward"] = forward
     for home, function in swaps.functions:
         setattr(home, ROTARY, function)
+    token = _ROWS.set(rows)
     try:
         yield
     finally:
+        _ROWS.reset(token)
         for module, _ in swaps.modules:
             del module.__dict__["forward"]
         for home, function in own:
@@ -65,10 +74,12 @@ def fusing(model: nn.Module) -> Iterator[None]:
 def _swaps(model: nn.Module) -> _Swaps:
     modules: list[tuple[nn.Module, Callable[..., Tensor]]] = []
     homes: dict[str, Callable[..., Any]] = {}
+    layers = getattr(getattr(model, "get_decoder", lambda: model)(), "layers", None)
+    last = set(layers[-1].modules()) if isinstance(layers, nn.ModuleList) and len(layers) else set()
     for module in model.modules():
         if "forward" in module.__dict__:
             continue
-        forward = _fused_norm(module) or _fused_mlp(module)
+        forward = _fused_norm(module) or _fused_mlp(module, module in last)
         if forward is not None:
             modules.append((module, forward))
         name = type(module).__module__
@@ -108,8 +119,8 @@ def _fused_norm(module: Any) -> Callable[..., Tensor] | None:
     return forward
 
 
-def _fused_mlp(module: Any) -> Callable[..., Tensor] | None:
-    """A forward for a module that is down(act(gate(x)) · up(x))."""
+def _fused_mlp(module: Any, last: bool) -> Callable[..., Tensor] | None:
+    """A forward for a module that is down(act(gate(x)) · up(x)); the ``last`` layer's runs what is asked for."""
     names = ("gate_proj", "up_proj", "down_proj", "act_fn")
     if not all(isinstance(getattr(module, name, None), nn.Module) for name in names):
         return None
@@ -129,8 +140,10 @@ def _fused_mlp(module: Any) -> Callable[..., Tensor] | None:
         return None
 
     def forward(x: Tensor) -> Tensor:
-        made: Tensor = module.down_proj(kernels.gated(module.gate_proj(x), module.up_proj(x), act))
-        return made
+        rows = _ROWS.get() if last else None
+        asked = x if rows is None else x.index_select(-2, rows)
+        made: Tensor = module.down_proj(kernels.gated(module.gate_proj(asked), module.up_proj(asked), act))
+        return made if rows is None else made.new_zeros(x.shape).index_copy(-2, rows, made)
 
     return forward
 

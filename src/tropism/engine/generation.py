@@ -266,7 +266,7 @@ class _Batch:
             layout = Packed(torch.tensor([len(p) for p in part]))
             plan = PrefillPlan(layout, self.cache, first + torch.arange(len(numbers)), which)
             ids = torch.tensor([token for prompt in part for token in prompt])
-            hidden = decoder_states(self.model, ids, layout.positions, plan)[layout.starts[1:] - 1][which]
+            hidden = decoder_states(self.model, ids, layout.positions, plan, layout.starts[1:] - 1)[which]
             given = torch.tensor(numbers)
             new = _Rows(given, layout.lengths[which], torch.zeros_like(given), self.limits[given], hidden)
             self.rows = self.rows.with_more(new) if first else new

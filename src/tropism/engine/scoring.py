@@ -35,10 +35,16 @@ class CompletionScores:
     below_top: Tensor
 
 
-def hidden_states(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
-    """Last hidden states ``[N, H]`` (after the final norm) of the batch's tokens, packed."""
+def hidden_states(model: PreTrainedModel, batch: TokenBatch, rows: Tensor | None = None) -> Tensor:
+    """Last hidden states ``[N, H]`` (after the final norm) of the batch's tokens, packed, or of ``rows`` of them alone,
+    ``[n, H]``, which costs less."""
     layout = batch.packed
-    return decoder_states(model, batch.packed_ids(), layout.positions, PackedPlan(layout))
+    return decoder_states(model, batch.packed_ids(), layout.positions, PackedPlan(layout), rows)
+
+
+def predicting_states(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
+    """The states that predict each of the n completion tokens, ``[n, H]``, row by row."""
+    return hidden_states(model, batch, batch.completion_places - 1)
 
 
 def states_before(hidden: Tensor, batch: TokenBatch) -> Tensor:
@@ -82,8 +88,15 @@ def completion_scores(
     model: PreTrainedModel, batch: TokenBatch, hidden: Tensor, *, temperature: float = 1.0
 ) -> CompletionScores:
     """log π(token) and entropy of every completion token, from the batch's packed hidden states. Differentiable."""
+    return scores_from(model, batch, states_before(hidden, batch), temperature=temperature)
+
+
+def scores_from(
+    model: PreTrainedModel, batch: TokenBatch, states: Tensor, *, temperature: float = 1.0
+) -> CompletionScores:
+    """:func:`completion_scores` from :func:`predicting_states` ``[n, H]``."""
     targets = batch.packed_ids()[batch.completion_places]
-    found = token_scores(model, states_before(hidden, batch), targets, temperature)
+    found = token_scores(model, states, targets, temperature)
     return CompletionScores(*(by_row(x, batch) for x in found))
 
 

@@ -147,7 +147,7 @@ class PpoSection(Section):
     epochs: int = Field(4, ge=1)
     mini_batch_size: int = Field(32, ge=1)
     """Completions per optimiser step."""
-    micro_batch_tokens: int = Field(4096, ge=1)
+    micro_batch_tokens: int = Field(8192, ge=1)
     """Most tokens (prompts and completions) of one forward; only memory depends on it."""
     reuse_logprobs: bool = True
     """Take the sampler's log-probabilities as old_logprobs while the step before showed a mean difference to the

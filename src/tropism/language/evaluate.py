@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tropism.engine.batch import TokenBatch
 from tropism.engine.generation import Generation, Sampling, generate
-from tropism.engine.scoring import completion_scores, hidden_states
+from tropism.engine.scoring import predicting_states, scores_from
 from tropism.engine.working import Working
 from tropism.errors import ConfigError
 from tropism.evaluation.bradley_terry import fit_bradley_terry
@@ -241,6 +241,5 @@ def _interval(name: str, interval: Interval) -> dict[str, float]:
 
 def _logprobs(policy: Working, batch: TokenBatch, temperature: float) -> torch.Tensor:
     with policy.running():
-        return completion_scores(
-            policy.model, batch, hidden_states(policy.model, batch), temperature=temperature
-        ).logprobs
+        states = predicting_states(policy.model, batch)
+        return scores_from(policy.model, batch, states, temperature=temperature).logprobs

@@ -22,7 +22,7 @@ from tropism.engine.batch import TokenBatch
 from tropism.engine.cards import Card
 from tropism.engine.generation import check_sampling
 from tropism.engine.models import eos_ids, load_policy, save_policy
-from tropism.engine.scoring import by_row, check_head, completion_scores, hidden_states, states_before
+from tropism.engine.scoring import by_row, check_head, predicting_states, scores_from
 from tropism.engine.working import Working
 from tropism.language.sft import Example
 from tropism.runtime.precision import FP32, Precision
@@ -72,17 +72,18 @@ class ActorCritic(nn.Module):
         """
         lm = self.working.model
         with self.working.running():
-            hidden = hidden_states(lm, batch)
-            scores = completion_scores(lm, batch, hidden, temperature=temperature)
-            states = hidden if self.value_lm is None else hidden_states(self.value_working.model, batch)
-        states = states_before(states.detach() if detach_value_trunk else states, batch)
+            states = predicting_states(lm, batch)
+            scores = scores_from(lm, batch, states, temperature=temperature)
+            if self.value_lm is not None:
+                states = predicting_states(self.value_working.model, batch)
+        states = states.detach() if detach_value_trunk else states
         values = by_row(self.value_head(states.float()).squeeze(-1), batch)
         return Evaluated(scores.logprobs, scores.entropy, values)
 
     def values(self, batch: TokenBatch) -> Tensor:
         """V alone, ``[B, C]``."""
         with self.value_working.running():
-            states = states_before(hidden_states(self.value_working.model, batch), batch)
+            states = predicting_states(self.value_working.model, batch)
         return by_row(self.value_head(states.float()).squeeze(-1), batch)
 
 

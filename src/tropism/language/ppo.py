@@ -20,7 +20,7 @@ from tropism.engine.adapters import adapters_off
 from tropism.engine.batch import TokenBatch, by_tokens, crop
 from tropism.engine.floor import Arithmetic
 from tropism.engine.generation import Generator, LocalGenerator, Sampling
-from tropism.engine.scoring import completion_scores, hidden_states
+from tropism.engine.scoring import predicting_states, scores_from
 from tropism.engine.working import Working
 from tropism.feedback.records import Task
 from tropism.language import ppo_checks as checks
@@ -153,8 +153,8 @@ class PpoTrainer:
             elif rollout.generation.values is None:
                 rollout.fill(rows, values=self.actor.values(part))
             with self.leash() as reference, self.leashing.running():
-                hidden = hidden_states(reference, part)
-                ref = completion_scores(reference, part, hidden, temperature=temperature)
+                states = predicting_states(reference, part)
+                ref = scores_from(reference, part, states, temperature=temperature)
             rollout.fill(rows, ref_logprobs=ref.logprobs)
 
     def leash(self) -> AbstractContextManager[PreTrainedModel]:
@@ -273,7 +273,7 @@ class PpoTrainer:
         self.work.mixes(batch)
         lm = self.actor.working.model
         with self.actor.working.running():
-            scores = completion_scores(lm, batch, hidden_states(lm, batch))
+            scores = scores_from(lm, batch, predicting_states(lm, batch))
         loss = sft_loss(scores.logprobs, batch.mask, int(batch.completion_lengths.sum()))
         (self.settings.ptx_coef * loss).backward()
         return float(loss.detach())

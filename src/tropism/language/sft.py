@@ -250,8 +250,8 @@ def batch_loss(model: Any, rows: Rows, chosen: NDArray[np.int64]) -> tuple[Tenso
     ids = torch.from_numpy(np.concatenate([rows.tokens[i] for i in chosen]))
     targets = torch.from_numpy(np.concatenate([rows.trained[i] for i in chosen])).nonzero()[:, 0]
     layout = Packed(torch.tensor([len(rows.tokens[i]) for i in chosen]))
-    hidden = decoder_states(model, ids, layout.positions, PackedPlan(layout))
-    logprobs, _, _ = token_scores(model, hidden.index_select(0, targets - 1), ids[targets])
+    states = decoder_states(model, ids, layout.positions, PackedPlan(layout), targets - 1)
+    logprobs, _, _ = token_scores(model, states, ids[targets])
     return -logprobs.sum() / len(targets), len(targets)
 
 
