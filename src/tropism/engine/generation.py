@@ -119,7 +119,7 @@ class LocalGenerator:
         self.working.refresh()
         self.policy_version = policy_version
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int, sequence_ids: Sequence[int]
     ) -> Generation:
