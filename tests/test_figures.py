@@ -99,3 +99,17 @@ def test_newcomer(readme: str) -> None:
     assert [q for q in quoted if q not in text] == []
     assert found["words"] == len((ROOT / found["page"]).read_text("utf-8").split())
     assert found["holds"]
+
+
+def test_performance_page() -> None:
+    """Its tables are those of the committed results."""
+    import sys
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from performance_tables import PAGE, rendered
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    page = PAGE.read_text("utf-8")
+    assert rendered(page) == page
+    assert page.count("<!-- claims:") + page.count("<!-- sides:") == page.count("<!-- end -->") == 7
