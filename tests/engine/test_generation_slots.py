@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 
 from families import FAMILIES, KINDS
 from fixtures import AUTOCAST, BF16, EOS, FP32, PAD, VOCABULARY, llama, some_prompts
-from tropism.engine import attention
+from tropism.engine import attention, generation
 from tropism.engine.generation import Generation, LocalGenerator, Sampling, generate
 from tropism.engine.working import Working
 from tropism.errors import DataError, ModelError
@@ -165,3 +165,19 @@ def test_no_version_no_generation(precision: Precision) -> None:
     second = generator.generate(PROMPTS, UNEVEN, seed=3, sequence_ids=range(24))
     assert second == replace(drawn(llama(1), UNEVEN, precision=precision), policy_version="two")
     assert second.completions != first.completions
+
+
+def test_the_cache_has_room_for_so_many_tokens_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, made = llama(), []
+
+    class Noted(attention.KVCache):
+        def __init__(self, rows: int, capacity: int) -> None:
+            made.append((rows, capacity))
+            super().__init__(rows, capacity)
+
+    sampling = replace(UNEVEN, max_rows=24)
+    monkeypatch.setattr(generation, "KVCache", Noted)
+    whole = drawn(model, sampling)
+    monkeypatch.setattr(generation, "CACHE_TOKENS", 3 * made[0][1])
+    assert drawn(model, sampling).completions == whole.completions
+    assert [rows for rows, _ in made] == [24, 3]

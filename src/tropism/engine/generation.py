@@ -35,6 +35,8 @@ from tropism.runtime.seeding import uniform
 StopReason = Literal["eos", "length"]
 PREFILL_TOKENS = 8192
 """Most prompt tokens of one forward."""
+CACHE_TOKENS = 1 << 17
+"""Most tokens that the cache has room for; longer sequences have fewer rows at once."""
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,8 @@ class _Batch:
         # like lengths together, so that the prompts of one prefill and the rows of one batch are even
         by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         self.waiting = deque(i for i in by_length if self.limits[i] > 0)
-        self.size = min(max(1, sampling.max_rows), len(self.waiting))
-        room = max((len(p) + int(n) for p, n in zip(prompts, self.limits, strict=True)), default=0)
+        room = max((len(p) + int(n) for p, n in zip(prompts, self.limits, strict=True)), default=1)
+        self.size = min(max(1, min(sampling.max_rows, CACHE_TOKENS // room)), len(self.waiting))
         self.cache = KVCache(self.size, room)
         self.rows = _Rows(*(torch.zeros(0, dtype=torch.int64) for _ in range(4)))
         width = max(1, int(self.limits.max())) if len(prompts) else 1
