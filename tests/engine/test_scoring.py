@@ -10,6 +10,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from fixtures import VOCABULARY, gemma2, gpt2, llama, some_prompts
+from tropism.engine import kernels
 from tropism.engine.batch import TokenBatch
 from tropism.engine.scoring import by_row, check_head, completion_scores, hidden_states, states_at, states_before
 from tropism.errors import ModelError
@@ -122,3 +123,17 @@ def test_check_head_notices_a_missing_soft_cap() -> None:
     model.forward = uncapped.__get__(model)
     with pytest.raises(ModelError, match="Gemma2ForCausalLM"):
         check_head(model)
+
+
+def test_a_second_gradient_of_the_same_scores_is_refused_or_the_same() -> None:
+    """The compiled kernel writes the gradient over the logits: a second pass must never read it as logits."""
+    model = llama()
+    batch = TokenBatch.of([[1, 5]], [[6, 7, 2]])
+    states = hidden_states(model, batch).detach().requires_grad_(True)
+    out = completion_scores(model, batch, states).logprobs.sum()
+    (first,) = torch.autograd.grad(out, states, retain_graph=True)
+    if kernels.library() is None:
+        assert torch.equal(torch.autograd.grad(out, states)[0], first)
+    else:
+        with pytest.raises(RuntimeError, match="differentiated before"):
+            torch.autograd.grad(out, states)

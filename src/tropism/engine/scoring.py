@@ -114,7 +114,7 @@ class _LogitScores(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.temperature, ctx.stats = temperature, None
+        ctx.temperature, ctx.stats, ctx.spent = temperature, None, False
         if kernels.library() is not None:
             ctx.stats = kernels.softmax_stats(logits, targets, temperature)
             ctx.save_for_backward(logits, targets)
@@ -136,6 +136,11 @@ class _LogitScores(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         if ctx.stats is not None:
+            if ctx.spent:
+                raise RuntimeError(
+                    "these log-probabilities were differentiated before: the gradient is over the logits"
+                )
+            ctx.spent = True
             logits, targets = ctx.saved_tensors
             ups = (grad_logprobs, grad_entropy)  # over the logits, which nothing else reads any more
             return kernels.softmax_stats_backward_(logits, targets, ctx.stats, *ups, ctx.temperature), None, None
