@@ -1,0 +1,94 @@
+"""A control policy as a folder: ``policy.json`` says what it is and for which environment, ``model.safetensors`` holds
+the weights.
+
+Left out: policies of other libraries; ``control/reward_wrapper.py`` goes the other way and takes our reward to them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tropism.control.agent import Actor
+from tropism.control.networks import ActorCritic, Floats
+from tropism.environments.making import EnvironmentSpec
+from tropism.environments.normalising import Normaliser
+from tropism.errors import ModelError
+from tropism.runtime.checkpoints import load_tensors, save_tensors
+
+Description = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ControlPolicy:
+    """A policy that was read from a folder."""
+
+    actor: Actor
+    environment: EnvironmentSpec
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ActorCriticPolicy:
+    """The acting half of PPO, A2C and REINFORCE."""
+
+    actor: ActorCritic
+    normaliser: Normaliser
+
+    def act(self, observations: Floats, seed: int | None = None) -> Floats:
+        """See ``Actor``."""
+        noise = None if seed is None else self.actor.noise(seed, observations.shape[:1])
+        return self.actor.act(self.normaliser(observations), noise)[0]
+
+
+def describe(actor: ActorCritic, normaliser: Normaliser) -> Description:
+    """Weights and description of an actor with a critic."""
+    return actor.tensors(), {
+        "kind": "actor_critic",
+        "observations": actor.observations,
+        "actions": actor.actions,
+        "discrete": actor.discrete,
+        "hidden": list(actor.actor.widths[1:-1]),
+        "activation": actor.actor.activation,
+        "normaliser": normaliser.state() | {"active": normaliser.active},
+    }
+
+
+def _actor_critic(tensors: dict[str, Tensor], about: Mapping[str, Any]) -> Actor:
+    actor = ActorCritic(
+        about["observations"], about["actions"], about["discrete"], about["hidden"], about["activation"]
+    )
+    actor.load(tensors)
+    normaliser = Normaliser(about["observations"], about["normaliser"]["active"])
+    normaliser.load(about["normaliser"])
+    return ActorCriticPolicy(actor, normaliser)
+
+
+KINDS: dict[str, Callable[[dict[str, Tensor], Mapping[str, Any]], Actor]] = {"actor_critic": _actor_critic}
+"""How each kind of policy is made of its weights and its description."""
+
+
+def save_policy(folder: Path, description: Description, environment: EnvironmentSpec, about: Mapping[str, Any]) -> None:
+    """Write a policy into an existing folder; ``about`` says how it came to be."""
+    tensors, policy = description
+    save_tensors(folder / "model.safetensors", tensors)
+    written = {"policy": policy, "environment": asdict(environment), "about": dict(about)}
+    (folder / "policy.json").write_text(json.dumps(written, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def load_policy(folder: Path) -> ControlPolicy:
+    """Read a policy. Errors: ModelError for a folder that is none."""
+    try:
+        read = json.loads((folder / "policy.json").read_text("utf-8"))
+        tensors = load_tensors(folder / "model.safetensors")
+        make = KINDS[read["policy"]["kind"]]
+        return ControlPolicy(make(tensors, read["policy"]), EnvironmentSpec(**read["environment"]), read["about"])
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} is no control policy: {error.filename} is missing", "name a trained one") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder} is no control policy that can be read ({error!r})", "train it anew") from error

@@ -1,0 +1,1 @@
+"""Gymnasium environments: made by id, stepped many at once, fixed in length, replayed, rendered. Knows no policy."""

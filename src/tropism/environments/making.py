@@ -1,0 +1,151 @@
+"""Environments by Gymnasium id, with errors that say what to install or which name was meant.
+
+Preference learning compares segments, and an episode that may end early tells the teacher (and the reward model) how
+the agent does, whatever the reward says. So an environment has a *horizon*: ``variable`` as Gymnasium has it (for true
+rewards), ``fixed`` where every episode lasts equally long. MuJoCo's walkers can go on after a fall
+(``terminate_when_unhealthy``); any other environment is restarted within the episode, at a cost (``penalty``).
+
+Left out: Dict and Tuple observations, image observations, multi-agent environments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from tropism.errors import ConfigError
+
+Horizon = Literal["variable", "fixed"]
+HEALTH = "terminate_when_unhealthy"
+_CHECKS = {"PassiveEnvChecker", "OrderEnforcing", "TimeLimit"}
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """What an environment is: its id, arguments of its constructor, how long an episode lasts.
+
+    ``horizon = "fixed"``: every episode has ``steps`` steps (0: the environment's own limit). ``penalty`` is subtracted
+    from the true reward wherever a fixed episode would have ended.
+    """
+
+    id: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    horizon: Horizon = "variable"
+    steps: int = 0
+    penalty: float = 1.0
+
+
+@dataclass(frozen=True)
+class Made:
+    """One environment, its time limit taken out: whoever steps it counts. ``restarts``: a termination restarts it."""
+
+    env: gymnasium.Env[Any, Any]
+    steps: int
+    restarts: bool
+    penalty: float
+
+    @property
+    def observation_size(self) -> int:
+        """Numbers in an observation."""
+        space = self.env.observation_space
+        assert isinstance(space, spaces.Box)
+        return int(np.prod(space.shape))
+
+
+def make(spec: EnvironmentSpec, render: bool = False, width: int = 240, height: int = 240) -> Made:
+    """Make an environment. Errors: ConfigError for an unknown id (with the nearest names), a simulator that is not
+    installed, arguments that it does not take, spaces that are not supported, an endless episode."""
+    arguments, restarts = dict(spec.arguments), spec.horizon == "fixed"
+    found = _spec_of(spec.id)
+    if restarts and _can_go_on(found):
+        arguments.setdefault(HEALTH, False)
+        restarts = arguments[HEALTH] is not False
+    if render:
+        arguments |= {"render_mode": "rgb_array"}
+        if _is_mujoco(found):
+            arguments |= {"width": width, "height": height}
+    try:
+        env: gymnasium.Env[Any, Any] = gymnasium.make(spec.id, disable_env_checker=True, **arguments)
+    except TypeError as error:
+        raise ConfigError(
+            f"environment {spec.id} with {arguments}: {error}", "give arguments that its class takes"
+        ) from error
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        raise _missing(spec.id, error) from error
+    steps = spec.steps or int(getattr(found, "max_episode_steps", 0) or 0)
+    if restarts and not steps:
+        raise ConfigError(f"{spec.id} has no time limit, so its episodes have no fixed length", "set environment.steps")
+    _check_spaces(spec.id, env)
+    return Made(_bare(env), steps, restarts, spec.penalty)
+
+
+def _spec_of(id_: str) -> Any:
+    """The registered spec; importing ``module:Name-v0`` as Gymnasium does."""
+    try:
+        return gymnasium.spec(id_)
+    except gymnasium.error.Error as error:
+        names = [name for name in gymnasium.registry if not name.startswith(("phys2d/", "tabular/"))]
+        close = difflib.get_close_matches(id_, names, n=3, cutoff=0.5)
+        fix = f"did you mean {' or '.join(close)}?" if close else "`python -m gymnasium.envs.registration` lists them"
+        raise ConfigError(f"there is no environment {id_!r} ({str(error).splitlines()[0]})", fix) from error
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"environment {id_!r} needs the module {error.name!r}", f"pip install {error.name}"
+        ) from error
+
+
+def _missing(id_: str, error: Exception) -> ConfigError:
+    words = str(error)
+    package = "gymnasium[mujoco]" if "mujoco" in words.lower() else "what it names"
+    for extra in ("box2d", "classic-control", "atari", "toy-text"):
+        if extra in words:
+            package = f"gymnasium[{extra}]"
+    return ConfigError(f"environment {id_} cannot be made: {words}", f"pip install '{package}'")
+
+
+def _is_mujoco(spec: Any) -> bool:
+    return "mujoco" in str(getattr(spec, "entry_point", ""))
+
+
+def _can_go_on(spec: Any) -> bool:
+    """Whether the environment's constructor takes ``terminate_when_unhealthy`` (MuJoCo's walkers)."""
+    entry: Any = getattr(spec, "entry_point", None)
+    if isinstance(entry, str):
+        try:
+            entry = gymnasium.envs.registration.load_env_creator(entry)
+        except ImportError as error:
+            raise _missing(spec.id, error) from error
+    try:
+        return HEALTH in inspect.signature(entry).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _check_spaces(id_: str, env: gymnasium.Env[Any, Any]) -> None:
+    seen, acts = env.observation_space, env.action_space
+    if not (isinstance(seen, spaces.Box) and len(seen.shape) <= 2) and not isinstance(seen, spaces.Discrete):
+        raise ConfigError(
+            f"{id_} has the observation space {seen}", "supported are Box of numbers and Discrete; wrap the environment"
+        )
+    if not (isinstance(acts, spaces.Box) and len(acts.shape) == 1) and not isinstance(acts, spaces.Discrete):
+        raise ConfigError(f"{id_} has the action space {acts}", "supported are Box of one dimension and Discrete")
+    if isinstance(acts, spaces.Box) and not np.isfinite([acts.low, acts.high]).all():
+        raise ConfigError(f"{id_} has unbounded actions ({acts})", "wrap it in gymnasium.wrappers.RescaleAction")
+
+
+def _bare(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """Without the wrappers that only check and count, which cost more than a small environment's step."""
+    inner: Any = env
+    while isinstance(inner, gymnasium.Wrapper) and type(inner).__name__ in _CHECKS:
+        inner = inner.env
+    env = inner
+    if isinstance(env.observation_space, spaces.Discrete):
+        env = gymnasium.wrappers.FlattenObservation(env)
+    return env

@@ -1,0 +1,57 @@
+"""Observation statistics: mean 0, deviation 1; moved only between rollouts, frozen wherever a reward is fitted on them.
+
+Left out: normalised rewards; a learned reward has its own frozen scale (``reward/ensemble.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+class Normaliser:
+    """``(x - mean) / deviation``, clipped; the identity until ``update`` was called, or for good if not ``active``.
+
+    Statistics are of all observations so far (Chan et al. 1979, parallel form), in float64.
+    """
+
+    def __init__(self, size: int, active: bool, clip: float = 10.0) -> None:
+        self.active, self.clip = active, clip
+        self.count, self.mean, self.squares = 0, np.zeros(size), np.zeros(size)
+        self._shift, self._scale = np.zeros(size, np.float32), np.ones(size, np.float32)
+
+    def __call__(self, observations: Floats) -> Floats:
+        """Observations ``[..., D]`` as a network shall see them."""
+        if not self.active or not self.count:
+            return observations
+        return np.clip((observations - self._shift) * self._scale, -self.clip, self.clip)
+
+    def update(self, observations: Floats) -> None:
+        """Take in observations ``[..., D]``: call it between rollouts, never inside one."""
+        if not self.active:
+            return
+        rows = observations.reshape(-1, observations.shape[-1]).astype(np.float64)
+        mean, count = rows.mean(0), len(rows)
+        delta, total = mean - self.mean, self.count + count
+        self.squares += ((rows - mean) ** 2).sum(0) + delta**2 * (self.count * count / total)
+        self.mean = self.mean + delta * (count / total)
+        self.count = total
+        self._settle()
+
+    def _settle(self) -> None:
+        self._shift = self.mean.astype(np.float32)
+        self._scale = (1 / np.sqrt(self.squares / max(self.count, 1) + 1e-8)).astype(np.float32)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as JSON."""
+        return {"count": self.count, "mean": self.mean.tolist(), "squares": self.squares.tolist()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take what ``state`` gave."""
+        self.count = int(state["count"])
+        self.mean, self.squares = np.array(state["mean"]), np.array(state["squares"])
+        self._settle()
