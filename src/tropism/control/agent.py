@@ -55,5 +55,11 @@ class Agent(Actor, Protocol):
         ...
 
     def policy(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Weights and JSON description of the policy alone, as ``control.policy.save_policy`` writes them."""
+        """Weights and JSON description of the policy (and its critic), as ``control.policy.save_policy`` writes
+        them."""
+        ...
+
+    def begin_with(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Start from a policy that ``policy`` described: weights and statistics, with a fresh optimiser. Errors:
+        ModelError for one of another kind or shape."""
         ...

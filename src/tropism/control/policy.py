@@ -16,6 +16,8 @@ from torch import Tensor
 
 from tropism.control.agent import Actor
 from tropism.control.networks import ActorCritic, Floats
+from tropism.control.q_network import QPolicy
+from tropism.control.squashed import SquashedPolicy
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.normalising import Normaliser
 from tropism.errors import ModelError
@@ -30,6 +32,8 @@ class ControlPolicy:
 
     actor: Actor
     environment: EnvironmentSpec
+    description: Description
+    """As ``Agent.begin_with`` takes it."""
     about: Mapping[str, Any]
 
 
@@ -59,6 +63,16 @@ def describe(actor: ActorCritic, normaliser: Normaliser) -> Description:
     }
 
 
+def begin(actor: ActorCritic, normaliser: Normaliser, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Load what ``describe`` gave. Errors: ModelError for a policy of another kind or shape."""
+    own = describe(actor, normaliser)[1]
+    other = {k: (about.get(k), v) for k, v in own.items() if k != "normaliser" and about.get(k) != v}
+    if other:
+        raise ModelError(f"the policy to start from differs in {other} (theirs, ours)", "use the same settings")
+    actor.load(dict(tensors))
+    normaliser.load(about["normaliser"])
+
+
 def _actor_critic(tensors: dict[str, Tensor], about: Mapping[str, Any]) -> Actor:
     actor = ActorCritic(
         about["observations"], about["actions"], about["discrete"], about["hidden"], about["activation"]
@@ -69,7 +83,11 @@ def _actor_critic(tensors: dict[str, Tensor], about: Mapping[str, Any]) -> Actor
     return ActorCriticPolicy(actor, normaliser)
 
 
-KINDS: dict[str, Callable[[dict[str, Tensor], Mapping[str, Any]], Actor]] = {"actor_critic": _actor_critic}
+KINDS: dict[str, Callable[[dict[str, Tensor], Mapping[str, Any]], Actor]] = {
+    "actor_critic": _actor_critic,
+    QPolicy.kind: QPolicy.load,
+    SquashedPolicy.kind: SquashedPolicy.load,
+}
 """How each kind of policy is made of its weights and its description."""
 
 
@@ -86,8 +104,9 @@ def load_policy(folder: Path) -> ControlPolicy:
     try:
         read = json.loads((folder / "policy.json").read_text("utf-8"))
         tensors = load_tensors(folder / "model.safetensors")
-        make = KINDS[read["policy"]["kind"]]
-        return ControlPolicy(make(tensors, read["policy"]), EnvironmentSpec(**read["environment"]), read["about"])
+        actor = KINDS[read["policy"]["kind"]](tensors, read["policy"])
+        environment = EnvironmentSpec(**read["environment"])
+        return ControlPolicy(actor, environment, (tensors, read["policy"]), read["about"])
     except FileNotFoundError as error:
         raise ModelError(f"{folder} is no control policy: {error.filename} is missing", "name a trained one") from error
     except (KeyError, TypeError, ValueError) as error:

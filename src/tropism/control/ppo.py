@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tropism.control.agent import State
 from tropism.control.networks import ActorCritic, Floats
-from tropism.control.policy import describe
+from tropism.control.policy import begin, describe
 from tropism.control.rollouts import RewardFunction, Steps, advantages, collect
 from tropism.engine.kernels.small_networks import STATS
 from tropism.environments.normalising import Normaliser
@@ -91,7 +91,7 @@ class Adam:
 class Ppo:
     """An agent (``control/agent.py``) that learns by PPO: a rollout of all environments, then epochs over it."""
 
-    name = "ppo"
+    name: ClassVar[str] = "ppo"
     settings_class = PpoSettings
 
     def __init__(self, environments: Environments, settings: PpoSettings, seed: int) -> None:
@@ -158,6 +158,10 @@ class Ppo:
     def policy(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The policy alone; see ``control.policy``."""
         return describe(self.actor, self.normaliser)
+
+    def begin_with(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Start from a saved policy; see ``Agent``."""
+        begin(self.actor, self.normaliser, tensors, about)
 
     def _epochs(self, batch: dict[str, Floats], rate: float) -> list[tuple[int, np.ndarray]]:
         """All epochs: (rows, STATS) of each mini-batch. The order of rows is a function of seed, update and epoch."""

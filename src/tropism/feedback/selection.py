@@ -54,20 +54,60 @@ def by_disagreement(
             f"ensemble scores of shape {scores.shape} for {n} x {k} candidates", "give [members >= 2, N, K]"
         )
     held = np.array([[slot < len(row) for slot in range(k)] for row in candidates])
-    if not np.isfinite(scores[:, held]).all():
-        raise DataError("ensemble scores with NaN or infinity", "check the reward model that gave them")
-    mean, deviation = scores[:, held].mean(axis=1), scores[:, held].std(axis=1)
-    scaled = (scores - mean[:, None, None]) / np.maximum(deviation, 1e-8)[:, None, None]
+    scaled = standardised(scores, held)
     found = []
     for i, row in enumerate(candidates):
         pairs = []
         for a, b in _different(row):
-            chance = 1 / (1 + np.exp(-(scaled[:, i, a] - scaled[:, i, b])))
             tie_break = uniform(seed, "pair", row[a].id, row[b].id)
-            pairs.append((-float(chance.var()), tie_break, row, (a, b)))
+            pairs.append((-float(disagreement(scaled[:, i, a], scaled[:, i, b])), tie_break, row, (a, b)))
         found += sorted(pairs, key=lambda entry: entry[:2])[:per_task]
     found.sort(key=lambda entry: entry[:2])
     return [_comparison(row, pair, seed, round) for _, _, row, pair in found[:count]]
+
+
+def standardised(scores: NDArray[np.float64], held: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    """Scores ``[members, N, K]`` with each member at mean 0 and deviation 1 over the candidates ``held`` ``[N, K]``."""
+    counted = scores.reshape(len(scores), -1) if held is None else scores[:, held]
+    if not np.isfinite(counted).all():
+        raise DataError("ensemble scores with NaN or infinity", "check the reward model that gave them")
+    mean, deviation = counted.mean(axis=1), counted.std(axis=1)
+    return (scores - mean[:, None, None]) / np.maximum(deviation, 1e-8)[:, None, None]
+
+
+def disagreement(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Variance over members of P(a over b), from standardised scores ``[members, ...]`` of the two sides."""
+    return _chance(a, b).var(axis=0)
+
+
+def entropy(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Entropy in nats of the members' mean P(a over b), from standardised scores ``[members, ...]``: uncertain pairs,
+    be it that members disagree or that all of them think the sides alike."""
+    p = np.clip(_chance(a, b).mean(axis=0), 1e-12, 1 - 1e-12)
+    return -(p * np.log(p) + (1 - p) * np.log(1 - p))
+
+
+def k_centre(points: NDArray[np.float64], count: int, taken: NDArray[np.float64] | None = None) -> NDArray[np.int64]:
+    """``count`` of the points ``[N, F]``, each the farthest from all chosen before it and from ``taken`` ``[M, F]``
+    (greedy k-centre, Gonzalez 1985; B-Pref's coverage sampling). Without ``taken`` the first is the one farthest from
+    the mean."""
+    if count > len(points):
+        raise DataError(f"{count} centres of {len(points)} points", "sample more candidates")
+    if taken is None or not len(taken):
+        near = ((points - points.mean(0)) ** 2).sum(1)
+    else:
+        near = np.min([((points - other) ** 2).sum(1) for other in taken], axis=0)
+    chosen: list[int] = []
+    for _ in range(count):
+        chosen.append(int(np.argmax(near)))
+        distance = ((points - points[chosen[-1]]) ** 2).sum(1)
+        near = distance if len(chosen) == 1 and (taken is None or not len(taken)) else np.minimum(near, distance)
+        near[chosen] = -1.0
+    return np.array(chosen, np.int64)
+
+
+def _chance(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-(a - b)))
 
 
 def single(candidates: Sequence[Candidate], kind: str, *, seed: int, round: int) -> Query:

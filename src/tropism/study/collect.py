@@ -51,6 +51,11 @@ class Collector:
     def check(self) -> None:
         """Look at what can be looked at before anything is made: a study must not train for an hour and then say that
         a file has a bad row or a split no task. Errors: DataError, and what the domain raises for an empty split."""
+        if self._settings.selection not in ("random", "disagreement"):
+            raise ConfigError(
+                f'feedback.selection = "{self._settings.selection}" in domain {self.domain.name}',
+                'use "random" or "disagreement"; the others are for domains that learn online',
+            )
         if self._settings.teacher != "import":
             self.domain.tasks("validation", 1, 0)
         elif self.file is not None:

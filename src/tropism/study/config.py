@@ -54,9 +54,9 @@ class FeedbackSection(Section):
     candidates_per_query: int = Field(default=4, ge=2, le=64)
     """Candidates sampled for each task. A comparison shows two of them, a rating or label one, ranking and best_of
     all."""
-    selection: Literal["random", "disagreement"] = "random"
+    selection: Literal["random", "disagreement", "entropy", "k_centre"] = "random"
     """Which pairs are asked about. ``disagreement``: those on which the last round's reward ensemble disagrees most;
-    the first round has none yet and asks about random ones."""
+    the first round has none yet and asks about random ones. ``entropy`` and ``k_centre``: domains that learn online."""
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
     """The share of the queries that is asked on validation tasks, which no reward model is fitted on."""
     votes_per_query: int = Field(default=1, ge=1)

@@ -12,7 +12,10 @@ from typing import Any
 
 from tropism.errors import ConfigError
 
-BUILT_IN = {"language": "tropism.language.domain:LanguageDomain"}
+BUILT_IN = {
+    "language": "tropism.language.domain:LanguageDomain",
+    "control": "tropism.control.domain:ControlDomain",
+}
 ENTRY_POINTS = "tropism.domains"
 
 

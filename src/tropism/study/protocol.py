@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from tropism.feedback.asking import Asker
 from tropism.feedback.records import Answer, Candidate, Judgement, Query, Split, Task
 from tropism.runtime.stage import Made, StageRun
 
@@ -111,4 +112,41 @@ class Domain(Protocol):
 
     def describe(self, candidate: Candidate) -> Mapping[str, Any]:
         """What a viewer shows of a candidate (for text: ``{"text": …}``)."""
+        ...
+
+
+class OnlineDomain(Protocol):
+    """A kind of policy that is trained while feedback on it comes in: what a study needs of it instead of ``Domain``.
+
+    Told by its method ``learn``. Collecting, fitting and improving are then one stage, ``improve``. The optional
+    attributes of ``Domain`` are looked for here, too.
+    """
+
+    name: str
+    config_class: type[BaseModel]
+
+    def initial_policy(self, run: StageRun) -> Made:
+        """As ``Domain.initial_policy``."""
+        ...
+
+    def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
+        """As ``Domain.tasks``."""
+        ...
+
+    def learn(self, policy: Path, reference: Path, reward: Path | None, asker: Asker, run: StageRun) -> Made:
+        """One round: act, ask about what was done (``asker``), fit a reward on all answers so far, improve the policy
+        on it, side by side. ``reward``: that of the round before.
+
+        Folders: ``policy``, ``reward``, ``rollouts``. Values: a summary, with ``assessment`` of the reward.
+        """
+        ...
+
+    def evaluate(
+        self, policy: Path, policy_id: str, reference: Path, previous: Path | None, reward: Path | None, run: StageRun
+    ) -> Made:
+        """As ``Domain.evaluate``."""
+        ...
+
+    def describe(self, candidate: Candidate) -> Mapping[str, Any]:
+        """As ``Domain.describe``."""
         ...

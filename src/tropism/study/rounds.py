@@ -9,9 +9,9 @@ Left out: rounds that overlap (asking about the next policy while this one is ev
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy.engine import Connection
 
@@ -26,7 +26,8 @@ from tropism.store import lineage
 from tropism.study.collect import Collector
 from tropism.study.config import Config
 from tropism.study.drift import drift_of
-from tropism.study.protocol import Domain
+from tropism.study.online import StudyAsker
+from tropism.study.protocol import Domain, OnlineDomain
 from tropism.study.stages import Done, Plan, StageRunner, lineage_id
 
 SPLITS_OF_EVERY_ROUND: tuple[Split, ...] = ("train", "test")
@@ -61,6 +62,7 @@ class Loop:
 
     def __init__(self, config: Config, domain: Domain, runner: StageRunner) -> None:
         self.config, self.domain, self.runner = config, domain, runner
+        self.online = cast(OnlineDomain, domain) if hasattr(domain, "learn") else None
         self.log = FeedbackLog(runner.database)
         self.file = config.feedback.file
         self.data: dict[str, str] = dict(getattr(domain, "data_digests", dict)())
@@ -80,6 +82,14 @@ class Loop:
         reward: Node | None = None
         first: Done | None = None
         for round_ in range(1, self.config.study.rounds + 1):
+            if self.online is not None:
+                improved, reward, first = self.learn(round_, policy, reference, reward, first)
+                yield f"improve-{round_}"
+                verdict = self.evaluate(round_, improved, reference, policy, reward)
+                yield f"evaluate-{round_}"
+                policy = self.decide(round_, improved, policy, verdict)
+                yield f"decide-{round_}"
+                continue
             if self.learns_reward:
                 collected = self.collect(round_, policy, reward, first)
                 first = first or collected
@@ -97,7 +107,7 @@ class Loop:
         """Refuse what would fail hours later: a split without tasks, feedback that cannot be used."""
         for split in SPLITS_OF_EVERY_ROUND:
             self.domain.tasks(split, 1, 0)
-        if self.learns_reward:
+        if self.learns_reward and self.online is None:
             self.collector.check()
 
     def base(self) -> Node:
@@ -152,6 +162,40 @@ class Loop:
             )
 
         return _node("reward", self.runner.run(self._plan("reward", round_, inputs), work, record))
+
+    def learn(
+        self, round_: int, policy: Node, reference: Node, before: Node | None, first: Done | None
+    ) -> tuple[Node, Node, Done]:
+        """Of an online domain: ask, fit and improve side by side, in one stage. Returns the policy, the reward, and the
+        first round's stage, which has what an oracle's ratings are measured by."""
+        assert self.online is not None
+        domain, measured = self.online, None if first is None else first.values.get("standard")
+        standard = None if measured is None else Standard(**measured)
+        inputs = {"policy": policy.input, "reference": reference.input, "before": _input(before), "standard": measured}
+
+        def work(run: StageRun) -> Made:
+            asker = StudyAsker(
+                self.config, self.log, self.runner.artifacts, run, self.runner.stop, round_, policy.id, standard
+            )
+            made = domain.learn(policy.path, reference.path, before.path if before else None, asker, run)
+            self.log.seal(force=True)
+            event_set = self.log.freeze(judgement.event_id for judgement in asker.judgements())
+            found = {} if asker.standard is None else {"standard": asdict(asker.standard)}
+            return Made(made.folders, {**made.values, "event_set": event_set, **found})
+
+        def record(connection: Connection, done: Done) -> None:
+            improved, reward = _node("policy", done), _node("reward", done)
+            event_set = done.values["event_set"]
+            lineage.record_reward_model(
+                connection, reward.id, reward.digest, round_, event_set, done.values, base_policy_id=policy.id
+            )
+            lineage.record_policy(
+                connection, improved.id, improved.digest, round_, policy.id, reference.id, reward.id, "candidate",
+                done.values,
+            )  # fmt: skip
+
+        done = self.runner.run(self._plan("improve", round_, inputs), work, record)
+        return _node("policy", done), _node("reward", done), first or done
 
     def improve(self, round_: int, policy: Node, reference: Node, reward: Node | None) -> Node:
         """Improve the promoted policy against the reward, on its leash to the reference."""
@@ -227,7 +271,7 @@ def stage_settings(config: Config, kind: str) -> dict[str, Any]:
     own = [name for name in config.values if name not in ("study", "feedback", "loop", "runtime")]
     sections = getattr(config.domain_class, "stage_sections", {}).get(kind, own)
     settings = {name: config.values[name] for name in sections}
-    if kind == "collect":
+    if kind == "collect" or (kind == "improve" and hasattr(config.domain_class, "learn")):
         settings["feedback"] = {k: v for k, v in config.values["feedback"].items() if k != "wait_hours"}
     if kind == "base":
         settings["study"] = {"domain": config.study.domain}

@@ -1,0 +1,186 @@
+"""The control domain as a study sees it: agents in Gymnasium environments that learn from compared segments.
+
+It learns *online* (``study/protocol.py``): asking, fitting and training are one stage, in which they go on side by
+side. A round starts from the policy and the reward of the round before, and fits on all feedback so far.
+
+Left out: tasks with goals of their own; every question is about one environment.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tropism.control.agent import Agent
+from tropism.control.config import ControlConfig
+from tropism.control.coverage import coverage
+from tropism.control.evaluate import Returns, evaluate, random_returns
+from tropism.control.policy import load_policy, save_policy
+from tropism.control.ppo import Ppo
+from tropism.control.preferences import PreferenceLearner
+from tropism.control.reward_network import load_reward
+from tropism.environments.stepping import Environments
+from tropism.errors import DataError
+from tropism.evaluation.intervals import bootstrap_mean, bootstrap_paired
+from tropism.feedback.asking import Asker
+from tropism.feedback.records import Candidate, Split, Task
+from tropism.reward.assessment import assess
+from tropism.reward.dataset import RewardData
+from tropism.runtime.checkpoints import load_state, save_state
+from tropism.runtime.seeding import derive
+from tropism.runtime.stage import Made, StageRun
+
+CHECKPOINT_SECONDS = 20.0
+ACTIVITY = "learn"
+RANDOM_EPISODES = 20
+
+
+class ControlDomain:
+    """Implements ``tropism.study.protocol.OnlineDomain``."""
+
+    name = "control"
+    config_class = ControlConfig
+    stage_sections: ClassVar[Mapping[str, Sequence[str]]] = {
+        "base": ("environment", "agent", "ppo"),
+        "improve": ("environment", "agent", "ppo", "preferences", "reward"),
+        "evaluate": ("environment", "evaluation"),
+    }
+
+    def __init__(self, config: ControlConfig) -> None:
+        self.config, self.spec = config, config.environment.spec()
+
+    def initial_policy(self, run: StageRun) -> Made:
+        """An untrained policy. Values: the environment's spaces, and what random actions are worth."""
+        agent = self._agent(run.seed)
+        with run.making("policy") as folder:
+            save_policy(folder, agent.policy(), self.spec, {"role": "untrained"})
+        chance = random_returns(self.spec, RANDOM_EPISODES, derive(run.seed, "random"))
+        e = agent.environments
+        values = {"observations": e.observation_size, "actions": e.actions, "discrete": e.discrete}
+        values |= {"horizon": e.horizon, "random_return": chance.mean}
+        e.close()
+        return Made({"policy": run.folder / "policy"}, values)
+
+    def tasks(self, split: Split, count: int, seed: int) -> list[Task]:
+        """Starts of episodes, by number."""
+        return [Task(split, {"environment": self.spec.id, "start": derive(seed, split, i)}) for i in range(count)]
+
+    def learn(self, policy: Path, reference: Path, reward: Path | None, asker: Asker, run: StageRun) -> Made:
+        """One round: see ``study.protocol.OnlineDomain``. Folders: ``policy``, ``reward``, ``rollouts``."""
+        learner = self._learner(policy, reward, asker, run)
+        found = run.latest_checkpoint(ACTIVITY)
+        if found is not None:
+            learner.restore(*load_state(found[1]))
+        saved = time.monotonic()
+        while not learner.finished:
+            _, metrics = learner.step()
+            run.log(learner.turns, metrics)
+            note = f"{learner.answered} answers, true return {learner.recent_return:.4g}"
+            run.progress.update(ACTIVITY, learner.agent.environments.steps, learner.total, note)
+            stop = run.stop_requested()
+            if stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                tensors, meta = learner.state()
+                run.checkpoint(ACTIVITY, learner.turns, lambda f, t=tensors, m=meta: save_state(f, tensors=t, meta=m))  # type: ignore[misc]
+                saved = time.monotonic()
+            if stop:
+                run.check_stop()
+        return self._hand_over(learner, run)
+
+    def evaluate(
+        self, policy: Path, policy_id: str, reference: Path, previous: Path | None, reward: Path | None, run: StageRun
+    ) -> Made:
+        """True returns on the same starts for all policies; a round is promoted if it did not lose what was gained."""
+        seed, episodes = derive(run.seed, "starts"), self.config.evaluation.episodes
+        played = {
+            name: evaluate(load_policy(folder).actor, self.spec, episodes, seed)
+            for name, folder in {"policy": policy, "reference": reference, "previous": previous or reference}.items()
+        }
+        own, first, before = (played[name] for name in ("policy", "reference", "previous"))
+        chance = random_returns(self.spec, RANDOM_EPISODES, derive(run.seed, "random")).mean
+        metrics = _metrics(own, first, before, chance)
+        floor = before.mean - self.config.evaluation.tolerance * max(abs(before.mean - chance), 1e-9)
+        holds = own.mean >= floor
+        run.log(0, {f"evaluation/{name}": value for name, value in metrics.items()})
+        with run.making("samples") as folder:
+            rows = [_sample(i, played) for i in range(min(episodes, 5))]
+            (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        kept = {"true_return": {"value": own.mean, "floor": floor, "holds": holds}}
+        reasons = [] if holds else [f"the true return fell to {own.mean:.4g}, below {floor:.4g}"]
+        values = {"metrics": metrics, "kept": kept, "promote": holds, "reasons": reasons}
+        return Made({"samples": run.folder / "samples"}, values)
+
+    def describe(self, candidate: Candidate) -> Mapping[str, Any]:
+        """What a viewer may show: where the segment lies, never its true return."""
+        shown = ("segment", "length", "artifact", "row")
+        return {name: candidate.content[name] for name in shown if name in candidate.content}
+
+    def _agent(self, seed: int, record_states: bool = False) -> Agent:
+        environments = Environments(
+            self.spec, self.config.environment.count, derive(seed, "environments"), record_states
+        )
+        return Ppo(environments, self.config.ppo, derive(seed, "agent"))
+
+    def _learner(self, policy: Path, reward: Path | None, asker: Asker, run: StageRun) -> PreferenceLearner:
+        c = self.config
+        # people look at segments, and they are rendered from the simulator's states
+        agent = self._agent(run.seed, record_states=not asker.answers_at_once)
+        agent.begin_with(*load_policy(policy).description)
+        learner = PreferenceLearner(
+            agent, c.feedback.asking(), c.preferences, c.reward, asker, c.agent.steps, derive(run.seed, "preferences")
+        )
+        if reward is not None:
+            learner.begin_with(load_reward(reward))
+        return learner
+
+    def _hand_over(self, learner: PreferenceLearner, run: StageRun) -> Made:
+        reward = learner.reward
+        if reward is None:
+            raise DataError(
+                f"none of {len(learner.questions.queries)} questions was answered in {learner.total} steps",
+                "give answers while it trains, set preferences.wait = true, or raise agent.steps",
+            )
+        steps = learner.agent.environments.steps
+        with run.making("policy") as folder:
+            save_policy(folder, learner.agent.policy(), self.spec, {"steps": steps, "reward_version": reward.version})
+        with run.making("reward") as folder:
+            reward.save(folder)
+        with run.making("rollouts") as folder:
+            rows = [{"step": s, "true_return": r, "length": n} for s, r, n in learner.episodes]
+            (folder / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        values: dict[str, Any] = {"steps": steps, "turns": learner.turns, "asked": len(learner.questions.queries)}
+        values |= {"answered": learner.answered, "reward_version": reward.version, "form": reward.ensemble.form}
+        values["assessment"] = self._assessment(learner)
+        values["coverage"] = coverage(learner.visited, learner.questions.observations())
+        learner.agent.environments.close()
+        return Made({name: run.folder / name for name in ("policy", "reward", "rollouts")}, values)
+
+    def _assessment(self, learner: PreferenceLearner) -> dict[str, Any]:
+        """The reward on the held-out answers, as judged and as the true returns would."""
+        judgements = learner.questions.known()
+        data = RewardData.from_judgements(judgements)
+        assert learner.reward is not None
+        scores = learner.reward.segment_members(learner.questions.features(data.candidates)).mean(0)
+        truth = np.array([c.content["true_return"] for c in data.candidates], np.float64)
+        return assess(scores.numpy(), data, gold=truth, judgements=judgements).as_json()
+
+
+def _metrics(own: Returns, first: Returns, before: Returns, chance: float) -> dict[str, float]:
+    found = {"random_return": chance}
+    for name, played in (("", own), ("reference_", first), ("previous_", before)):
+        interval = bootstrap_mean(played.returns)
+        found |= {f"{name}true_return": interval.value, f"{name}length": float(played.lengths.mean())}
+        found |= {f"{name}true_return_low": interval.low, f"{name}true_return_high": interval.high}
+    gained = bootstrap_paired(own.returns, first.returns)
+    found |= {"gain": gained.value, "gain_low": gained.low, "gain_high": gained.high}
+    wins = bootstrap_mean(np.where(own.returns == first.returns, 0.5, own.returns > first.returns))
+    return found | {"win_rate": wins.value, "win_rate_low": wins.low, "win_rate_high": wins.high}
+
+
+def _sample(i: int, played: Mapping[str, Returns]) -> dict[str, Any]:
+    outputs = {name: {"text": f"{int(r.lengths[i])} steps", "gold": float(r.returns[i])} for name, r in played.items()}
+    return {"prompt": f"episode {i + 1}", "kind": "episode", "outputs": outputs}

@@ -1,0 +1,353 @@
+"""Learning from compared segments while the agent trains (Christiano et al. 2017).
+
+Three things go on side by side: the agent acts and learns on what the reward pays; a schedule says when segments of
+what it did are asked about; whenever there are new answers the reward is fitted again, on all of them, and the agent is
+told. ``PreferenceLearner.step`` is one turn of it. With a teacher that answers at once it is synchronous and, with the
+same seed, the same to the last bit; with people the agent goes on, unless told to wait.
+
+Left out: rewards that read images; queries other than comparisons and ratings of one segment.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tropism.control.agent import Agent, State
+from tropism.control.queries import SegmentPool, Selection, choose_pairs
+from tropism.control.questions import Kind, Questions
+from tropism.control.reward_network import Form, LearnedReward, SegmentEnsemble, SegmentScores, Shape, freeze
+from tropism.control.rollouts import RewardFunction, Steps
+from tropism.control.state_entropy import StateEntropy
+from tropism.errors import ConfigError
+from tropism.feedback.asking import Asker
+from tropism.reward.dataset import RewardData
+from tropism.reward.ensemble import Combination
+from tropism.reward.fitting import FitSettings, fit
+from tropism.runtime.seeding import derive
+from tropism.settings.sections import Section
+
+RECENT = 20
+"""Episodes over which the true return is shown."""
+VISITED_PER_TURN, MOST_VISITED = 16, 20_000
+MOST_WAVES = 8
+"""Skips cost no budget: other segments are asked about instead, this many times at most."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is asked for in all: ``labels`` answers of a kind, about segments chosen somehow, a share of them held out
+    (no reward is fitted on those, and the environments that they come from are not asked about otherwise)."""
+
+    labels: int = 700
+    kind: Kind = "comparison"
+    selection: Selection = "random"
+    validation_share: float = 0.1
+
+
+class PreferenceSection(Section):
+    """``[preferences]``: when segments are asked about, and which steps they are cut from."""
+
+    segment_length: int = Field(50, ge=1)
+    """Steps. 1 rates single steps, where the feedback is ratings."""
+    initial_share: float = Field(0.25, gt=0, le=1)
+    """Share of the labels that is asked about the untrained policy."""
+    sessions: int = Field(20, ge=0)
+    """How often more is asked while the agent trains."""
+    schedule: Literal["hyperbolic", "constant"] = "hyperbolic"
+    """How the label rate falls over the training: as 1/(0.2 + share of the steps done), or not at all."""
+    oversample: int = Field(10, ge=1)
+    """Random pairs from which one is chosen, where the choice is not random."""
+    pool_chunks: int = Field(4, ge=1)
+    """Chunks of steps from which segments are cut: the newest."""
+    explore_chunks: int = Field(1, ge=1)
+    """Chunks of steps by the untrained policy before the first questions."""
+    pretrain_steps: int = Field(0, ge=0)
+    """Steps of pre-training before the first questions, on the entropy of the states visited (Lee et al. 2021)."""
+    wait: bool = False
+    """Wait for people before going on; else the agent trains while they judge."""
+    goal: str = "Which one does better?"
+    """What people are told to judge by."""
+
+
+class RewardSection(Section):
+    """``[reward]``: the ensemble and its fit."""
+
+    members: int = Field(3, ge=1)
+    hidden: tuple[int, ...] = (64, 64)
+    form: Literal["partial_return", "regret", "auto"] = "partial_return"
+    """What a segment's score is beside the sum of rewards; ``auto``: whichever has the better held-out likelihood."""
+    successors: bool = False
+    """Whether the reward reads the observation that followed, too."""
+    label_error: float = Field(0.1, ge=0, lt=1)
+    """Share of answers that are assumed to be random (Christiano et al. 2017, section 2.2.3)."""
+    epochs: int = Field(50, ge=1)
+    """Passes over the answers in the first fit."""
+    epochs_again: int = Field(10, ge=1)
+    """And in each later one, which goes on from the weights before."""
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-3, ge=0)
+    patience: int = Field(10, ge=1)
+    bootstrap: bool = True
+    combination: Combination = "mean"
+    pessimism: float = Field(0.0, ge=0)
+
+
+class PreferenceLearner:
+    """An agent, a reward and a teacher, joined. ``total`` environment steps, those of asking included."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        asking: Asking,
+        preferences: PreferenceSection,
+        reward: RewardSection,
+        asker: Asker,
+        total: int,
+        seed: int,
+    ) -> None:
+        self.agent, self.settings, self.reward_settings, self.total, self.seed = agent, preferences, reward, total, seed
+        self.asking, environments = asking, agent.environments
+        held_out = round(environments.count * asking.validation_share)
+        self.held_out = max(1, held_out) if asking.validation_share else 0
+        if self.held_out >= environments.count:
+            raise ConfigError(
+                f"{environments.count} environment, of which {self.held_out} would be held out",
+                "raise environment.count, or hold none out",
+            )
+        self.shape = Shape.of(environments, reward.successors)
+        self.pool = SegmentPool(preferences.segment_length, preferences.pool_chunks)
+        goal = preferences.goal
+        self.questions = Questions(asker, self.shape, environments.spec, goal, derive(seed, "questions"))
+        self.asker = asker
+        self.reward: LearnedReward | None = None
+        self.entropy = StateEntropy(environments.observation_size)
+        self.answered, self.sessions, self.fitted_on, self.turns = 0, 0, 0, 0
+        self.episodes: list[tuple[int, float, int]] = []
+        """Finished episodes: (environment step, true return, length)."""
+        self.visited = np.zeros((0, environments.observation_size), np.float32)
+        """A thin sample of the states visited, ``[n, D]``."""
+
+    @property
+    def done(self) -> float:
+        """The share of all steps that lies behind."""
+        return min(1.0, self.agent.environments.steps / self.total)
+
+    @property
+    def finished(self) -> bool:
+        """All steps are taken."""
+        return self.agent.environments.steps >= self.total
+
+    def step(self) -> tuple[Steps, dict[str, float]]:
+        """One turn: 1 ask if it is time, 2 fit if there are new answers, 3 act and learn on the reward, 4 keep the
+        steps for the next questions. Returns the agent's steps and metrics."""
+        metrics: dict[str, float] = {}
+        if not self.sessions and self.agent.environments.steps >= self.settings.pretrain_steps:
+            self._explore()
+        if self.sessions or self.agent.environments.steps >= self.settings.pretrain_steps:
+            metrics |= self._ask_if_due()
+            metrics |= self._fit_if_new()
+        paying: RewardFunction = self.reward or self.entropy
+        steps, learned = self.agent.advance(paying, self.done)
+        self.pool.add(steps)
+        if self.reward is None:
+            self.entropy.add(steps.observations)
+        self._remember(steps)
+        self.turns += 1
+        known = {"preferences/labels": float(self.answered), "preferences/asked": float(len(self.questions.queries))}
+        return steps, metrics | learned | known | {"episode/true_return": self.recent_return}
+
+    @property
+    def recent_return(self) -> float:
+        """Mean true return of the newest episodes; 0 before any has ended."""
+        newest = [returned for _, returned, _ in self.episodes[-RECENT:]]
+        return sum(newest) / len(newest) if newest else 0.0
+
+    def begin_with(self, reward: LearnedReward) -> None:
+        """Start with the reward of an earlier round, and the answers that it was fitted on."""
+        self.reward = reward
+        self.entropy = StateEntropy(self.shape.observations)
+
+    def _remember(self, steps: Steps) -> None:
+        at = self.agent.environments.steps
+        self.episodes += [(at, f.returned, f.length) for f in self.agent.environments.take_finished()]
+        rows = steps.flat("observations")
+        self.visited = np.concatenate([self.visited, rows[:: max(1, len(rows) // VISITED_PER_TURN)]])[-MOST_VISITED:]
+
+    def due(self) -> int:
+        """Labels that should have been given by now."""
+        s, labels = self.settings, self.asking.labels
+        first = round(s.initial_share * labels)
+        if not s.sessions:
+            return first
+        share = self.done if s.schedule == "constant" else math.log1p(self.done / 0.2) / math.log1p(1 / 0.2)
+        # in whole sessions, the last of which still leaves time to learn from it
+        passed = min(s.sessions, math.floor(share * (s.sessions + 1)))
+        return first + round((labels - first) * passed / s.sessions)
+
+    def _explore(self) -> None:
+        """Steps of the policy as it is, without learning: what the first questions are about."""
+        e = self.agent.environments
+        length = max(self.settings.segment_length * 2, 256)
+        for chunk in range(self.settings.explore_chunks):
+            steps = Steps.room(e, length)
+            for t in range(length):
+                steps.take(t, e, self.agent.act(e.observations, derive(self.seed, "explore", chunk, t)))
+            self.pool.add(steps)
+
+    def _ask_if_due(self) -> dict[str, float]:
+        """Ask for what is missing, on train and held-out segments; skips are asked for again, elsewhere."""
+        missing = self.due() - (self.answered if self.asker.answers_at_once else len(self.questions.queries))
+        if missing <= 0:
+            return {}
+        s, count = self.settings, self.agent.environments.count
+        split_at = count - self.held_out
+        aside = round(missing * self.asking.validation_share) if self.held_out else 0
+        if self.held_out and not self.sessions:
+            aside = max(1, aside)
+        for split, environments, budget in (
+            ("train", range(split_at), missing - aside), ("validation", range(split_at, count), aside)
+        ):  # fmt: skip
+            for wave in range(MOST_WAVES):
+                if budget <= 0:
+                    break
+                random = np.random.Generator(np.random.Philox(derive(self.seed, "pairs", self.sessions, split, wave)))
+                chosen = choose_pairs(
+                    self.pool,
+                    environments,
+                    budget,
+                    self.asking.selection,
+                    s.oversample,
+                    self.reward,
+                    self.shape,
+                    random,
+                )
+                at = self.agent.environments.steps
+                answers = self.questions.put(chosen, self.asking.kind, split, at)  # type: ignore[arg-type]
+                if not self.asker.answers_at_once:
+                    break
+                self.answered, budget = self.answered + answers, budget - answers
+        self.sessions += 1
+        if s.wait:
+            self.asker.wait()
+        return {"preferences/sessions": float(self.sessions)}
+
+    def _fit_if_new(self) -> dict[str, float]:
+        """Fit the reward again if there are answers that it has not seen, and tell the agent."""
+        judgements = self.questions.known()
+        self.answered = sum(j.query.round == self.asker.round for j in judgements)
+        if len(judgements) in (self.fitted_on, 0):
+            return {}
+        data = RewardData.from_judgements(judgements)
+        if not len(data.fold(True)):
+            return {}
+        self.reward, metrics = self._fit(data)
+        self.fitted_on = len(judgements)
+        self.agent.reward_changed(self.reward)
+        return metrics
+
+    def _fit(self, data: RewardData) -> tuple[LearnedReward, dict[str, float]]:
+        s, version = self.reward_settings, (self.reward.version if self.reward else 0) + 1
+        features = self.questions.features(data.candidates)
+        softened = _softened(data, s.label_error)
+        forms: list[Form] = ["partial_return", "regret"] if s.form == "auto" else [s.form]
+        found = []
+        for form in forms:
+            ensemble = self._ensemble(form, version, features)
+            settings = FitSettings(
+                epochs=s.epochs if version == 1 or s.form == "auto" else s.epochs_again,
+                batch_size=s.batch_size, learning_rate=s.learning_rate, weight_decay=s.weight_decay,
+                patience=s.patience, bootstrap=s.bootstrap,
+            )  # fmt: skip
+            scores = SegmentScores(ensemble, features)
+            result = fit(scores, softened, settings, derive(self.seed, "fit", version))
+            found.append((result.nll_validation if result.nll_validation is not None else math.inf, ensemble, result))
+        _, ensemble, result = min(found, key=lambda row: row[0])
+        last = result.history[max(result.best_epoch - 1, 0)]
+        metrics = {name: value for name, value in last.items() if value is not None}
+        metrics |= {"reward/epochs": float(result.epochs), "reward/version": float(version)}
+        reward = freeze(ensemble, self.questions.steps(), version, s.combination, s.pessimism)
+        return reward, metrics
+
+    def _ensemble(self, form: Form, version: int, features: Tensor) -> SegmentEnsemble:
+        """The ensemble that is fitted: the one before, or a new one on fresh statistics of its inputs."""
+        s = self.reward_settings
+        if self.reward is not None and s.form != "auto":
+            return copy.deepcopy(self.reward.ensemble).requires_grad_(True)
+        made = SegmentEnsemble(self.shape, s.members, s.hidden, form, derive(self.seed, "reward", version))
+        made.standardise(features.reshape(-1, features.shape[-1]))
+        return made
+
+    def state(self) -> State:
+        """All that the next ``step`` depends on."""
+        tensors, meta = self.agent.state()
+        asked, about = self.questions.state()
+        joined = {f"agent.{k}": v for k, v in tensors.items()} | {f"questions.{k}": v for k, v in asked.items()}
+        for number, chunk in enumerate(self.pool.chunks):
+            joined |= {f"pool.{number}.{k}": torch.from_numpy(getattr(chunk, k)) for k in _ARRAYS}
+        joined |= {f"entropy.{k}": v for k, v in self.entropy.state().items()}
+        joined["visited"] = torch.from_numpy(self.visited)
+        rest: dict[str, Any] = {
+            "agent": meta, "questions": about, "chunks": len(self.pool.chunks), "answered": self.answered,
+            "sessions": self.sessions, "fitted_on": self.fitted_on, "turns": self.turns, "reward": None,
+            "episodes": self.episodes,
+        }  # fmt: skip
+        if self.reward is not None:
+            joined |= {f"reward.{k}": v for k, v in self.reward.ensemble.state_dict().items()}
+            scale = {**self.reward.scale.__dict__}
+            rest["reward"] = {"version": self.reward.version, "form": self.reward.ensemble.form, "scale": scale}
+        return joined, rest
+
+    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Be what ``state`` said."""
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+
+        self.agent.restore(part("agent"), meta["agent"])
+        self.questions.restore(part("questions"), meta["questions"])
+        self.entropy.load(part("entropy"))
+        self.pool.chunks.clear()
+        for number in range(meta["chunks"]):
+            arrays = {k: v.numpy() for k, v in part(f"pool.{number}").items()}
+            self.pool.add(Steps(**arrays, states=None))
+        for name in ("answered", "sessions", "fitted_on", "turns"):
+            setattr(self, name, meta[name])
+        self.episodes = [(int(at), float(returned), int(length)) for at, returned, length in meta["episodes"]]
+        self.visited = tensors["visited"].numpy()
+        self.reward = None
+        if (about := meta["reward"]) is not None:
+            self.reward = self._stored_reward(part("reward"), about)
+
+    def _stored_reward(self, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> LearnedReward:
+        from tropism.reward.ensemble import FrozenScale
+
+        s = self.reward_settings
+        ensemble = SegmentEnsemble(self.shape, s.members, s.hidden, about["form"], 0)
+        ensemble.load_state_dict(tensors)
+        ensemble.eval().requires_grad_(False)
+        scale = {k: tuple(v) if isinstance(v, list) else v for k, v in about["scale"].items()}
+        return LearnedReward(ensemble, FrozenScale(**scale), about["version"], s.combination, s.pessimism)
+
+
+_ARRAYS = ("observations", "actions", "successors", "rewards", "terminated", "truncated")
+
+
+def _softened(data: RewardData, error: float) -> RewardData:
+    """Comparisons of train tasks as if a share ``error`` of the answers were random."""
+    c = data.choices
+    if not len(c) or not error:
+        return data
+    train = torch.tensor([task.split == "train" for task in data.tasks], dtype=torch.bool)[c.task]
+    even = c.mask.float() / c.mask.sum(1, keepdim=True)
+    target = torch.where(train[:, None], (1 - error) * c.target + error * even, c.target)
+    return replace(data, choices=replace(c, target=target))

@@ -1,0 +1,159 @@
+"""Segments that were asked about: as records for the log, and as features for the reward's fit.
+
+Every question is a task of its own (which of these is better, in this environment, for this goal): bootstrap weights
+and splits are by task. Ids are digests of what the segments are, so a step that is done again asks the same questions.
+
+Left out: showing them (``environments/clips.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tropism.control.networks import Floats
+from tropism.control.queries import Chosen, SegmentRows
+from tropism.control.reward_network import Shape
+from tropism.environments.making import EnvironmentSpec
+from tropism.errors import DataError
+from tropism.feedback.asking import Asker
+from tropism.feedback.chance import shuffled
+from tropism.feedback.records import Candidate, Judgement, Provenance, Query, Split, Task
+from tropism.runtime.checkpoints import load_tensors, save_tensors
+
+Kind = Literal["comparison", "rating"]
+SEGMENTS = "segments.safetensors"
+"""The file of a session's segments, in the artifact that its candidates name."""
+
+
+class Questions:
+    """What was asked so far. ``goal`` is what people are told to judge by."""
+
+    def __init__(self, asker: Asker, shape: Shape, environment: EnvironmentSpec, goal: str, seed: int) -> None:
+        self.asker, self.shape, self.environment, self.goal, self.seed = asker, shape, environment, goal, seed
+        self._rows: dict[str, int] = {}
+        self._features: list[Tensor] = []
+        self._read: dict[str, Tensor] = {}
+        self.queries: dict[str, None] = {}
+        """Ids of the questions put so far, in their order."""
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def features(self, candidates: Sequence[Candidate]) -> Tensor:
+        """``[n, L, width]`` of candidates; those that were asked about elsewhere (in an earlier round) are read from
+        where they are kept. Errors: DataError for one that is kept nowhere, or is of another length."""
+        for candidate in candidates:
+            if candidate.id not in self._rows:
+                self._add(candidate, self._kept(candidate))
+        return torch.stack([self._features[self._rows[c.id]] for c in candidates])
+
+    def _add(self, candidate: Candidate, features: Tensor) -> None:
+        if self._features and features.shape != self._features[0].shape:
+            raise DataError(
+                f"segment {candidate.id} is {list(features.shape)}, others are {list(self._features[0].shape)}",
+                "keep preferences.segment_length and the environment as they were when it was judged",
+            )
+        self._rows[candidate.id] = len(self._features)
+        self._features.append(features)
+
+    def _kept(self, candidate: Candidate) -> Tensor:
+        if "artifact" not in candidate.content:
+            raise DataError(f"segment {candidate.id} is kept nowhere", "ask about it in this run")
+        artifact = candidate.content["artifact"]
+        if artifact not in self._read:
+            arrays = load_tensors(self.asker.folder(artifact) / SEGMENTS)
+            names = ("observations", "actions", "successors")
+            self._read[artifact] = self.shape.features(*(arrays[name].numpy() for name in names))
+        return self._read[artifact][candidate.content["row"]]
+
+    def steps(self) -> Tensor:
+        """Every step of every segment asked about, ``[n, width]``."""
+        return torch.cat(self._features)
+
+    def observations(self) -> Floats:
+        """States of every segment asked about, ``[n, D]``."""
+        return self.steps()[:, : self.shape.observations].numpy()
+
+    def known(self) -> list[Judgement]:
+        """The judgements to fit on. Where answers come at once, those to questions put here, or in earlier rounds: what
+        is done again after a kill must not see answers to what it is yet to ask. People's are taken as they come."""
+        found = self.asker.judgements()
+        if not self.asker.answers_at_once:
+            return found
+        return [j for j in found if j.query.round < self.asker.round or j.query.id in self.queries]
+
+    def put(self, chosen: Chosen, kind: Kind, split: Split, at: int) -> int:
+        """Ask about pairs, or for ratings about the first of each; ``at``: the environment step. Returns how many were
+        answered."""
+        sides = (chosen.first, chosen.second) if kind == "comparison" else (chosen.first,)
+        artifact = self.asker.keep(lambda folder: _write(folder, sides, self.environment))
+        features = [side.features(self.shape) for side in sides]
+        tasks, candidates, queries = [], [], []
+        utilities: dict[str, list[float]] = {}
+        for i in range(len(chosen)):
+            payload = {
+                "environment": asdict(self.environment),
+                "goal": self.goal,
+                "round": self.asker.round,
+                "number": len(self.queries),
+                "step": at,
+            }
+            task = Task(split, payload)
+            shown = [
+                Candidate(task.id, "segment", _content(side, i, artifact, s * len(side) + i), self._made_at(at))
+                for s, side in enumerate(sides)
+            ]
+            ids = tuple(c.id for c in shown)
+            order = shuffled(len(ids), self.seed, "shown", *ids)
+            query = Query(task.id, kind, ids, order, self.asker.round)
+            self.queries[query.id] = None
+            utilities[query.id] = [float(side.returns[i]) for side in sides]
+            for candidate, of_side in zip(shown, features, strict=True):
+                if candidate.id not in self._rows:
+                    self._add(candidate, of_side[i])
+            tasks.append(task)
+            candidates += shown
+            queries.append(query)
+        return self.asker.ask(tasks, candidates, queries, utilities)
+
+    def _made_at(self, step: int) -> Provenance:
+        return Provenance(self.asker.policy_id, {"environment_step": step}, seed=self.seed)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All of it, for a checkpoint."""
+        features = torch.stack(self._features) if self._features else torch.zeros(0)
+        return {"features": features}, {"candidates": list(self._rows), "queries": list(self.queries)}
+
+    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take what ``state`` gave."""
+        self._features = list(tensors["features"])
+        self._rows = {id_: row for row, id_ in enumerate(meta["candidates"])}
+        self.queries = dict.fromkeys(meta["queries"])
+
+
+def _content(side: SegmentRows, i: int, artifact: str, row: int) -> dict[str, Any]:
+    """What a candidate is: the digest of its numbers, and where they are kept."""
+    hashed = hashlib.sha256(side.observations[i].tobytes() + side.actions[i].tobytes())
+    content: dict[str, Any] = {"segment": hashed.hexdigest()[:32], "length": int(side.observations.shape[1])}
+    content["true_return"] = float(side.returns[i])
+    return content | ({"artifact": artifact, "row": row} if artifact else {})
+
+
+def _write(folder: Path, sides: Sequence[SegmentRows], environment: EnvironmentSpec) -> None:
+    """The segments of one session, side after side, as tensors ``[S, L, …]``."""
+    names = ("observations", "actions", "successors", "rewards")
+    arrays = {name: torch.from_numpy(np.concatenate([getattr(side, name) for side in sides])) for name in names}
+    if all(side.states is not None and side.states[0][0] is not None for side in sides):
+        states = np.concatenate([np.array(side.states) for side in sides])
+        arrays["states"] = torch.from_numpy(states)
+    save_tensors(folder / SEGMENTS, arrays)
+    (folder / "environment.json").write_text(json.dumps(asdict(environment), sort_keys=True) + "\n", "utf-8")

@@ -1,0 +1,227 @@
+"""Reward ensembles over segments: small networks of single steps, whose sum over a segment is its score.
+
+``SegmentEnsemble`` is the network, ``SegmentScores`` what fitting sees (``reward/fitting.py``: the same likelihood and
+fit as for language), ``LearnedReward`` the frozen thing that pays: members standardised one by one, combined, on a
+scale that does not move until the next version. A folder of it is ``reward.safetensors`` and ``reward.json``.
+
+The *regret* form adds a difference of learned state values to the sum (Knox et al. 2022, "Models of human preference
+for learning reward functions", eq. 3, deterministic): people judge how good a segment was for where it began. Only the
+rewards are paid.
+
+Left out: images; recurrent networks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tropism.control.networks import Floats
+from tropism.environments.stepping import Environments
+from tropism.errors import RewardError
+from tropism.reward.ensemble import Combination, FrozenScale
+from tropism.runtime.checkpoints import load_tensors, save_tensors
+from tropism.runtime.seeding import generator
+
+Form = Literal["partial_return", "regret"]
+WEIGHTS, ABOUT, SCALE = "reward.safetensors", "reward.json", "scale.json"
+CHUNK = 1 << 15
+"""Rows scored at once: the memory of a relabelled buffer is bounded by this."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a reward reads: observations of ``observations`` numbers, actions of ``actions`` (categories where
+    ``discrete``, else clipped to ``low`` and ``high`` as the environment does), and, where ``successors``, the
+    observation that followed."""
+
+    observations: int
+    actions: int
+    discrete: bool
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    successors: bool = False
+
+    @classmethod
+    def of(cls, environments: Environments, successors: bool = False) -> Shape:
+        """What the steps of ``environments`` have."""
+        e = environments
+        if e.discrete:
+            return cls(e.observation_size, e.actions, True, successors=successors)
+        low, high = tuple(e.low.tolist()), tuple(e.high.tolist())
+        return cls(e.observation_size, e.actions, False, low, high, successors)
+
+    @property
+    def width(self) -> int:
+        """Numbers per step."""
+        return self.observations * (1 + self.successors) + self.actions
+
+    def features(self, observations: Floats, actions: Floats, successors: Floats) -> Tensor:
+        """``[..., width]`` of ``[..., D]``, ``[..., A]`` (``[...]`` numbers of categories) and ``[..., D]``."""
+        acted = torch.from_numpy(actions)
+        if self.discrete:
+            acted = nn.functional.one_hot(acted.long(), self.actions).float()
+        else:
+            acted = acted.clamp(torch.tensor(self.low), torch.tensor(self.high))
+        parts = [torch.from_numpy(observations), acted]
+        if self.successors:
+            parts.append(torch.from_numpy(successors))
+        return torch.cat(parts, -1)
+
+
+class SegmentEnsemble(nn.Module):
+    """E multilayer perceptrons ``[..., width] -> reward``, batched over members, with standardised inputs.
+
+    ``values``: E further networks of the state alone, for the regret form.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, shape: Shape, members: int, hidden: Sequence[int], form: Form, seed: int) -> None:
+        super().__init__()
+        self.shape, self.members, self.hidden, self.form = shape, members, tuple(hidden), form
+        self.reward = _Stack(shape.width, members, hidden, generator(seed, "segment-reward"))
+        states = shape.observations
+        self.value = _Stack(states, members, hidden, generator(seed, "segment-value")) if form == "regret" else None
+        self.register_buffer("mean", torch.zeros(shape.width))
+        self.register_buffer("deviation", torch.ones(shape.width))
+
+    def standardise(self, features: Tensor) -> None:
+        """Freeze the inputs' mean and deviation on ``[n, width]``; categories stay as they are."""
+        mean, deviation = features.mean(0), features.std(0, correction=0).clamp(min=1e-3)
+        if self.shape.discrete:
+            at = slice(self.shape.observations, self.shape.observations + self.shape.actions)
+            mean[at], deviation[at] = 0.0, 1.0
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
+
+    def steps(self, features: Tensor) -> Tensor:
+        """Rewards ``[E, n]`` of steps ``[n, width]``."""
+        return self.reward(self._scaled(features))
+
+    def segments(self, features: Tensor) -> Tensor:
+        """Scores ``[E, n]`` of segments ``[n, L, width]``: sums of rewards, in the regret form with V(s_L) − V(s_0)."""
+        n, length, width = features.shape
+        scores = self.steps(features.reshape(n * length, width)).view(self.members, n, length).sum(-1)
+        if self.value is not None:
+            ends = self._scaled(features[:, [0, -1]].reshape(2 * n, width))[:, : self.shape.observations]
+            values = self.value(ends).view(self.members, n, 2)
+            scores = scores + values[..., 1] - values[..., 0]
+        return scores
+
+    def _scaled(self, features: Tensor) -> Tensor:
+        return ((features - self.mean) / self.deviation).clamp(-10, 10)
+
+
+class _Stack(nn.Module):
+    """E perceptrons side by side: leaky ReLU between layers (Christiano et al. 2017, appendix A.1), one output."""
+
+    def __init__(self, width: int, members: int, hidden: Sequence[int], random: torch.Generator) -> None:
+        super().__init__()
+        sizes = [width, *hidden, 1]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for number, (a, b) in enumerate(pairwise(sizes)):
+            gain = 0.1 if number + 2 == len(sizes) else math.sqrt(2)
+            weight = torch.randn(members, a, b, generator=random) * (gain / math.sqrt(a))
+            self.weights.append(nn.Parameter(weight))
+            self.biases.append(nn.Parameter(torch.zeros(members, 1, b)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.expand(len(self.weights[0]), -1, -1)
+        last = len(self.weights) - 1
+        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(bias, x, weight)
+            if number < last:
+                x = nn.functional.leaky_relu(x, 0.01)
+        return x[..., 0]
+
+
+class SegmentScores(nn.Module):
+    """An ensemble over stored segments ``[n, L, width]``: the ``ScoreModel`` that fitting sees."""
+
+    def __init__(self, ensemble: SegmentEnsemble, features: Tensor) -> None:
+        super().__init__()
+        self.ensemble, self.members, self.features = ensemble, ensemble.members, features
+
+    def score(self, index: Tensor) -> Tensor:
+        """Scores ``[E, n]`` of segments ``index`` ``[n]``."""
+        return self.ensemble.segments(self.features[index])
+
+
+@dataclass(frozen=True)
+class LearnedReward:
+    """A fitted ensemble on a frozen scale; called with steps, it pays for them."""
+
+    ensemble: SegmentEnsemble
+    scale: FrozenScale
+    version: int
+    combination: Combination = "mean"
+    pessimism: float = 0.0
+
+    def __call__(self, observations: Floats, actions: Floats, successors: Floats) -> Floats:
+        """Rewards ``[M]`` of steps: observations ``[M, D]``, actions ``[M, A]`` (``[M]``), successors ``[M, D]``."""
+        return self.scale.combine(
+            self.members(observations, actions, successors), self.combination, self.pessimism
+        ).numpy()
+
+    @torch.no_grad()
+    def members(self, observations: Floats, actions: Floats, successors: Floats) -> Tensor:
+        """Raw rewards ``[E, M]`` of every member."""
+        features = self.ensemble.shape.features(observations, actions, successors)
+        return torch.cat([self.ensemble.steps(part) for part in features.split(CHUNK)], 1)
+
+    @torch.no_grad()
+    def segment_members(self, features: Tensor) -> Tensor:
+        """Raw scores ``[E, n]`` of segments ``[n, L, width]`` by every member, as fitting saw them."""
+        return torch.cat([self.ensemble.segments(part) for part in features.split(256)], 1)
+
+    def save(self, folder: Path) -> None:
+        """Write into an existing folder."""
+        e = self.ensemble
+        save_tensors(folder / WEIGHTS, e.state_dict())
+        self.scale.save(folder / SCALE)
+        about = {
+            "shape": asdict(e.shape),
+            "members": e.members, "hidden": list(e.hidden), "form": e.form, "version": self.version,
+            "combination": self.combination, "pessimism": self.pessimism,
+        }  # fmt: skip
+        (folder / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def load_reward(folder: Path) -> LearnedReward:
+    """Read what ``LearnedReward.save`` wrote. Errors: RewardError for a folder that holds something else."""
+    try:
+        about = json.loads((folder / ABOUT).read_text("utf-8"))
+        shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["shape"].items()})
+        ensemble = SegmentEnsemble(shape, about["members"], about["hidden"], about["form"], 0)
+        ensemble.load_state_dict(load_tensors(folder / WEIGHTS))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RewardError(f"{folder} holds no reward of control segments ({error})", "name a fitted one") from error
+    ensemble.eval().requires_grad_(False)
+    scale = FrozenScale.load(folder / SCALE)
+    return LearnedReward(ensemble, scale, about["version"], about["combination"], about["pessimism"])
+
+
+def freeze(
+    ensemble: SegmentEnsemble,
+    reference: Tensor,
+    version: int,
+    combination: Combination = "mean",
+    pessimism: float = 0.0,
+) -> LearnedReward:
+    """Fix the scale of every member on reference steps ``[n, width]``. Errors: RewardError for a constant member."""
+    ensemble.eval().requires_grad_(False)
+    with torch.no_grad():
+        scores = torch.cat([ensemble.steps(part) for part in reference.split(CHUNK)], 1)
+    return LearnedReward(
+        ensemble, FrozenScale.fit(scores, f"{len(reference)} steps of judged segments"), version, combination, pessimism
+    )

@@ -1,0 +1,52 @@
+"""Pre-training of behaviour without any reward: be where you have not been (Lee et al. 2021, PEBBLE, section 4.1).
+
+The reward of a step is log(1 + distance to the k-th nearest of the states remembered), an estimate of the state's share
+in the entropy of the states visited (Liu & Abbeel 2021). The memory is a fixed number of recent states.
+
+Left out: learned representations; states are standardised observations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tropism.control.networks import Floats
+
+MEMORY, NEAREST = 4096, 5
+
+
+class StateEntropy:
+    """A ``RewardFunction`` that pays for the novelty of the state a step leads to."""
+
+    def __init__(self, observations: int) -> None:
+        self._seen = np.zeros((0, observations), np.float32)
+
+    def add(self, observations: Floats) -> None:
+        """Remember states ``[..., D]``: evenly thinned, the oldest leave."""
+        rows = observations.reshape(-1, observations.shape[-1])
+        thin = max(1, len(rows) // (MEMORY // 4))
+        self._seen = np.concatenate([self._seen, rows[::thin]])[-MEMORY:]
+
+    def __call__(self, observations: Floats, actions: Floats, successors: Floats) -> Floats:
+        """Rewards ``[M]``; 0 while nothing is remembered."""
+        if len(self._seen) <= NEAREST:
+            return np.zeros(len(successors), np.float32)
+        mean, deviation = self._seen.mean(0), self._seen.std(0) + 1e-6
+        known = torch.from_numpy((self._seen - mean) / deviation)
+        asked = torch.from_numpy(((successors - mean) / deviation).astype(np.float32))
+        near = torch.cat(
+            [torch.cdist(part, known).topk(NEAREST, largest=False).values[:, -1] for part in asked.split(512)]
+        )
+        return np.log1p(near.numpy()).astype(np.float32)
+
+    def state(self) -> dict[str, Tensor]:
+        """The memory."""
+        return {"seen": torch.from_numpy(self._seen)}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what ``state`` gave."""
+        self._seen = tensors["seen"].numpy().copy()

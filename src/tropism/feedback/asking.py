@@ -1,0 +1,111 @@
+"""Asking while the work goes on: how a domain that learns online puts questions, and finds the answers given so far.
+
+Left out: a study's own asker, which writes to its log (``study/online.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from tropism.errors import StoreError
+from tropism.feedback.records import Candidate, Judgement, Query, Task
+from tropism.feedback.teachers import QueryContext, Standard, Teacher
+
+
+class Asker(Protocol):
+    """Takes questions to a teacher. Asking again what was asked before (the same ids) changes nothing."""
+
+    @property
+    def policy_id(self) -> str:
+        """Who makes the candidates, for their provenance."""
+        ...
+
+    @property
+    def answers_at_once(self) -> bool:
+        """True of programs; people and imports answer when they do."""
+        ...
+
+    @property
+    def round(self) -> int:
+        """The round that questions are put in."""
+        ...
+
+    def keep(self, write: Callable[[Path], None]) -> str:
+        """Store what candidates show, for good: ``write`` fills an empty folder. Returns its content address, or ``""``
+        where nobody will look at it (and ``write`` was not called)."""
+        ...
+
+    def folder(self, artifact: str) -> Path:
+        """The folder of something kept, for reading only."""
+        ...
+
+    def ask(
+        self,
+        tasks: Sequence[Task],
+        candidates: Sequence[Candidate],
+        queries: Sequence[Query],
+        utilities: Mapping[str, Sequence[float]] | None,
+    ) -> int:
+        """Put queries; ``utilities[query id]`` are true ones by slot, for oracles. Returns how many were answered: of
+        people 0 here. A skip is no answer."""
+        ...
+
+    def wait(self) -> None:
+        """Come back when everything asked here is answered."""
+        ...
+
+    def judgements(self) -> list[Judgement]:
+        """All current judgements, in an order that does not depend on when they came."""
+        ...
+
+
+class MemoryAsker:
+    """A teacher that answers at once and judgements that nobody stores: for jobs, benchmarks and tests."""
+
+    policy_id = "run"
+    answers_at_once = True
+    round = 1
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher = teacher
+        self._standard: Standard | None = None
+        self._found: dict[str, Judgement] = {}
+
+    def keep(self, write: Callable[[Path], None]) -> str:
+        """Nothing is kept."""
+        return ""
+
+    def folder(self, artifact: str) -> Path:
+        """Errors: StoreError, since nothing is kept."""
+        raise StoreError(f"artifact {artifact} is not kept in memory", "use a study, which has a store")
+
+    def ask(
+        self,
+        tasks: Sequence[Task],
+        candidates: Sequence[Candidate],
+        queries: Sequence[Query],
+        utilities: Mapping[str, Sequence[float]] | None,
+    ) -> int:
+        """See ``Asker``; ratings are measured against the first questions ever put."""
+        context = QueryContext.build(tasks, candidates, utilities, standard=self._standard)
+        self._standard = context.measure
+        answered = 0
+        for query, answer in zip(queries, self.teacher.answer(queries, context), strict=True):
+            if answer.value is None:
+                continue
+            answered += 1
+            shown = tuple(context.candidates[id_] for id_ in query.candidate_ids)
+            self._found[query.id] = Judgement(
+                query.id, self.teacher.id, query, context.tasks[query.task_id], shown, answer.value, answer.text,
+                self.teacher.kind,
+            )  # fmt: skip
+        return answered
+
+    def wait(self) -> None:
+        """Everything is answered."""
+
+    def judgements(self) -> list[Judgement]:
+        """See ``Asker``."""
+        return list(self._found.values())

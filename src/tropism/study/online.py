@@ -1,0 +1,116 @@
+"""A study's asker: a domain that learns online puts its questions to the study's teacher, and finds the answers here.
+
+An oracle answers in the call. People answer when they do: the log is looked at now and then (one cheap question to the
+database), and whatever has come is in the next fit. Ids are digests of content, so a turn that is done again after a
+kill asks nothing twice.
+
+Left out: imported feedback for online domains; their candidates do not exist before they are made.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from tropism.errors import ConfigError
+from tropism.feedback.events import FeedbackLog
+from tropism.feedback.oracles import Oracle
+from tropism.feedback.records import Candidate, Judgement, Query, Task
+from tropism.feedback.teachers import PersonTeacher, QueryContext, Standard
+from tropism.runtime.interrupts import StopRequest
+from tropism.runtime.seeding import derive
+from tropism.runtime.stage import StageRun
+from tropism.store import schema
+from tropism.store.artifacts import ArtifactStore
+from tropism.study.config import Config
+from tropism.study.waiting import wait_for_people
+
+
+class StudyAsker:
+    """Meets ``feedback.asking.Asker`` for one stage of a study. ``standard``: what an oracle rates against, as measured
+    by the first round; None measures it on the first questions."""
+
+    def __init__(
+        self,
+        config: Config,
+        log: FeedbackLog,
+        artifacts: ArtifactStore,
+        run: StageRun,
+        stop: StopRequest,
+        round_: int,
+        policy_id: str,
+        standard: Standard | None,
+    ) -> None:
+        if config.feedback.teacher == "import":
+            raise ConfigError(
+                f'feedback.teacher = "import", but domain {config.study.domain} asks about what it has just done',
+                'set feedback.teacher = "oracle" or "person"',
+            )
+        self.log, self.artifacts, self.run, self.stop = log, artifacts, run, stop
+        self.round, self.policy_id, self.standard = round_, policy_id, standard
+        self._settings, self._open = config.feedback, list[Query]()
+        given = config.feedback.oracle.model_dump(exclude_none=True)
+        self._oracle = Oracle(seed=derive(config.study.seed, "oracle"), **given)
+        self._seen, self._judgements = -1, list[Judgement]()
+        self.asked = 0
+
+    @property
+    def answers_at_once(self) -> bool:
+        """True of an oracle."""
+        return self._settings.teacher == "oracle"
+
+    def keep(self, write: Callable[[Path], None]) -> str:
+        """Store a folder among the study's artifacts, at once: the studio shows it."""
+        folder = self.run.folder / "keeping"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write(folder)
+        address = self.artifacts.put(folder)
+        shutil.rmtree(folder)
+        return address
+
+    def folder(self, artifact: str) -> Path:
+        """Where an artifact lies."""
+        return self.artifacts.path(artifact)
+
+    def ask(
+        self,
+        tasks: Sequence[Task],
+        candidates: Sequence[Candidate],
+        queries: Sequence[Query],
+        utilities: Mapping[str, Sequence[float]] | None,
+    ) -> int:
+        """See ``Asker``. Errors: ConfigError for an oracle where nobody knows true utilities."""
+        self.log.add_tasks(tasks)
+        self.log.add_candidates(candidates)
+        self.log.add_queries(queries)
+        self.asked += len(queries)
+        if not self.answers_at_once:
+            self._open += queries
+            return 0
+        if utilities is None:
+            raise ConfigError('feedback.teacher = "oracle" where nobody knows true utilities', 'ask "person"')
+        context = QueryContext.build(tasks, candidates, utilities, standard=self.standard)
+        self.standard = context.measure
+        self.log.register_teacher(self._oracle.id, self._oracle.kind)
+        answers = self._oracle.answer(queries, context)
+        self.log.append_many([(q, self._oracle.id, a) for q, a in zip(queries, answers, strict=True)])
+        return sum(answer.value is not None for answer in answers)
+
+    def wait(self) -> None:
+        """Wait until everything that was asked here is answered. Errors: InterruptedRun; DataError after
+        ``feedback.wait_hours``."""
+        if self._open:
+            people = PersonTeacher(votes_per_query=self._settings.votes_per_query)
+            wait_for_people(people, self.log, self._open, self.run, self.stop, self._settings.wait_hours)
+
+    def judgements(self) -> list[Judgement]:
+        """See ``Asker``; the log is read again only where it has grown."""
+        with self.log.database.read() as connection:
+            newest = connection.execute(sa.select(sa.func.max(schema.events.c.seq))).scalar() or 0
+        if newest != self._seen:
+            self._seen, self._judgements = newest, self.log.judgements()
+        return self._judgements
