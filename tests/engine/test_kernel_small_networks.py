@@ -1,0 +1,124 @@
+"""Compiled small networks against torch: an epoch of PPO gives the same weights, acting the same actions."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from tropism.control.networks import ActorCritic, Mlp
+from tropism.control.ppo import Adam, Ppo, PpoSettings
+from tropism.engine.kernels import build
+from tropism.engine.kernels.small_networks import STATS
+from tropism.runtime.seeding import permutation
+
+pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="no C compiler")
+
+
+def agent(discrete: bool, seen: int, acts: int, **settings: object) -> Ppo:
+    """A PPO that is given a batch instead of environments: those it only asks for their spaces."""
+    space = gymnasium.spaces.Discrete(acts) if discrete else gymnasium.spaces.Box(-1, 1, (acts,))
+    spaces = SimpleNamespace(observation_size=seen, actions=acts, discrete=discrete, action_space=space, count=1)
+    return Ppo(spaces, PpoSettings(**settings), 3)  # type: ignore[arg-type]
+
+
+def batch_of(ppo: Ppo, rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Rows that an earlier policy might have left: ratios around 1, on both sides of the clip range."""
+    draw = np.random.default_rng(seed)
+    x = draw.standard_normal((rows, ppo.actor.observations), dtype=np.float32)
+    actions, logprobs, values = ppo.actor.act(x, ppo.actor.noise(seed, (rows,)))
+    return {
+        "observations": x,
+        "actions": actions,
+        "logprobs": logprobs + 0.3 * draw.standard_normal(rows, dtype=np.float32),
+        "advantages": draw.standard_normal(rows, dtype=np.float32),
+        "returns": values + draw.standard_normal(rows, dtype=np.float32),
+    }
+
+
+@pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize(
+    ("seen", "acts", "hidden", "rows", "batch"),
+    [(4, 2, (64, 64), 96, 32), (17, 6, (33, 20), 101, 13), (1, 1, (5,), 1, 1), (3, 17, (16, 8, 40), 50, 64)],
+    ids=["usual", "odd", "one_row", "one_batch"],
+)
+def test_epoch_is_torchs(
+    discrete: bool, activation: str, seen: int, acts: int, hidden: tuple[int, ...], rows: int, batch: int
+) -> None:
+    settings = {"hidden": hidden, "activation": activation, "batch_size": batch, "kl_old_coef": 0.3}
+    settings |= {"entropy_coef": 0.02, "learning_rate": 1e-3, "log_std": -0.4}
+    ppo, other = (agent(discrete, seen, acts, **settings) for _ in range(2))
+    before = ppo.actor.params.clone()
+    data = batch_of(ppo, rows)
+    # Adam's first steps divide a gradient by itself: where it is 0 but for rounding, moments decide which way it goes
+    for each in (ppo, other):
+        each.adam.second.copy_(before.abs() * 0.01)
+        each.adam.step = 5
+    order = permutation(rows, 1, 0)
+    got, wanted = ppo._compiled_epoch(data, order, 1e-3), other._epoch(data, order, 1e-3)
+    np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-4)
+    assert got[:, STATS.index("clipped")].sum() > 0 or rows == 1
+    moved = (other.actor.params - before).norm()
+    assert float((ppo.actor.params - other.actor.params).norm() / moved) < 1e-4
+    assert float((ppo.actor.params - other.actor.params).norm() / other.actor.params.norm()) < 1e-5
+    assert ppo.adam.step == other.adam.step == 5 + -(-rows // batch)
+
+
+def test_gradient_norm_is_clipped_in_both() -> None:
+    limit = 0.01
+    for run in ("_compiled_epoch", "_epoch"):
+        ppo = agent(False, 5, 2, hidden=(8,), batch_size=16, max_grad_norm=limit)
+        ppo.adam = Adam.of(ppo.actor.params)
+        stats = getattr(ppo, run)(batch_of(ppo, 16), np.arange(16), 1e-3)
+        assert stats[0, STATS.index("grad_norm")] > limit
+        # Adam's first moment is a tenth of the gradient that was used
+        assert float(ppo.adam.first.norm()) == pytest.approx(limit / 10, rel=1e-3)
+
+
+def test_padding_stays_zero() -> None:
+    ppo = agent(False, 5, 3, hidden=(9,), batch_size=8, learning_rate=1e-2)
+    ppo._compiled_epoch(batch_of(ppo, 40), np.arange(40), 1e-2)
+    used = ActorCritic(5, 3, False, (9,))
+    used.load(ppo.actor.tensors())  # takes what counts, leaves padding at zero
+    assert torch.equal(used.params[: used.actor.size], ppo.actor.params[: used.actor.size])
+    assert torch.equal(used.params, ppo.actor.params)
+
+
+@pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("rows", [1, 8, 300])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_acting_is_torchs(discrete: bool, rows: int, sampled: bool) -> None:
+    actor = ActorCritic(11, 5, discrete, (40, 24), log_std=-0.5, seed=2)
+    actor.actor.initialise(actor.parts(actor.params)[0], 4, 1.0, 1.0)  # logits that differ
+    x = np.random.default_rng(0).standard_normal((rows, 11), dtype=np.float32)
+    noise = actor.noise(5, (rows,)) if sampled else None
+    compiled = actor.act(x, noise)
+    actor.compiled = None
+    for got, wanted in zip(compiled, actor.act(x, noise), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=2e-6)
+    if discrete and sampled and rows == 300:
+        assert len(np.unique(compiled[0])) == 5
+
+
+def test_sampled_categories_have_their_probabilities() -> None:
+    actor = ActorCritic(2, 3, True, (4,), seed=1)
+    actor.actor.initialise(actor.parts(actor.params)[0], 9, 2.0, 2.0)
+    x = np.tile(np.array([[0.7, -1.2]], np.float32), (20000, 1))
+    actions, logprobs, _ = actor.act(x, actor.noise(0, (20000,)))
+    for action in range(3):
+        taken = actions == action
+        assert taken.mean() == pytest.approx(float(np.exp(logprobs[taken][0])), abs=0.015)
+
+
+def test_values_agree_with_the_module_of_torch() -> None:
+    actor = ActorCritic(6, 2, False, (10,), "relu", seed=5)
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    t = actor.tensors()
+    hidden = torch.nn.functional.linear(x, t["critic.0.weight"], t["critic.0.bias"]).relu()
+    wanted = torch.nn.functional.linear(hidden, t["critic.1.weight"], t["critic.1.bias"])[:, 0]
+    np.testing.assert_allclose(actor.values(x.numpy()), wanted.numpy(), rtol=1e-4, atol=1e-6)
+    assert Mlp((6, 10, 1), "relu").size == actor.critic.size
