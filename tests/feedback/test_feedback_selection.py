@@ -7,7 +7,15 @@ import pytest
 
 from tropism.errors import DataError
 from tropism.feedback.records import Candidate, Provenance, Task
-from tropism.feedback.selection import by_disagreement, random_pairs, single
+from tropism.feedback.selection import (
+    by_disagreement,
+    disagreement,
+    entropy,
+    k_centre,
+    random_pairs,
+    single,
+    standardised,
+)
 
 
 def rows(n: int, texts: list[str]) -> list[list[Candidate]]:
@@ -87,3 +95,33 @@ def test_unusable_scores_are_refused() -> None:
     scores = np.zeros((2, 2, 2))
     scores[:, 1, 1] = np.nan
     assert len(by_disagreement(uneven, scores, 5, seed=0, round=0)) == 1
+
+
+def test_measures_of_a_pair() -> None:
+    # three members, four pairs: sure and agreed, all undecided, divided, divided and large
+    a = np.array([[4.0, 0.0, 3.0, 9.0], [4.0, 0.0, -3.0, -9.0], [4.0, 0.0, 0.0, 0.0]])
+    b = np.zeros((3, 4))
+    assert list(np.argsort(-disagreement(a, b))) == [3, 2, 0, 1]
+    assert disagreement(a, b)[1] == 0
+    assert entropy(a, b)[[1, 2, 3]] == pytest.approx(np.log(2))
+    assert entropy(a, b)[0] < 0.1
+
+
+def test_members_are_standardised_one_by_one() -> None:
+    scores = np.random.default_rng(0).normal(size=(2, 5, 2)) * np.array([1.0, 100.0])[:, None, None] + 7
+    scaled = standardised(scores)
+    assert scaled.reshape(2, -1).mean(1) == pytest.approx([0, 0], abs=1e-9)
+    assert scaled.reshape(2, -1).std(1) == pytest.approx([1, 1])
+    with pytest.raises(DataError, match="NaN"):
+        standardised(np.full((2, 3, 2), np.nan))
+
+
+def test_k_centre_spreads_over_clusters() -> None:
+    random = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+    points = np.concatenate([c + random.normal(size=(20, 2)) * 0.1 for c in centres])
+    assert sorted(k_centre(points, 4) // 20) == [0, 1, 2, 3]
+    assert sorted(k_centre(points, 2, taken=centres[:2]) // 20) == [2, 3]
+    assert len(set(k_centre(points, 80).tolist())) == 80
+    with pytest.raises(DataError, match="81 centres of 80"):
+        k_centre(points, 81)

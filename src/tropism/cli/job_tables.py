@@ -24,7 +24,7 @@ _MOST, _WIDEST = 5, 40  # parts shown of each kind, characters of their names
 def print_plan(plan: Plan) -> None:
     """A plan as aligned lines."""
     console().print(f"plan of tropism {plan.job} (nothing was written)", markup=False)
-    _lines([*plan.lines, *([("result", str(plan.out))] if plan.out is not None else [])])
+    print_rows([*plan.lines, *([("result", str(plan.out))] if plan.out is not None else [])])
 
 
 def print_sft(values: Mapping[str, Any], out: Path) -> None:
@@ -37,7 +37,7 @@ def print_sft(values: Mapping[str, Any], out: Path) -> None:
     if values["loss_before"] is not None:
         losses = f"{values['loss_before']:.3f} before, {values['loss_after']:.3f} after"
         lines.append(("held-out loss", f"{losses} (nats per token, {rows['held_out']} rows)"))
-    _finish(lines, out)
+    finish(lines, out)
 
 
 def print_fit(values: Mapping[str, Any], out: Path) -> None:
@@ -49,7 +49,7 @@ def print_fit(values: Mapping[str, Any], out: Path) -> None:
     lines.append(("fit", f"{fit['epochs']} epochs, the best was {fit['best_epoch']}"))
     if values["rows_cut"]:
         lines.append(("too long", f"{values['rows_cut']} answers with their prompts lost something to fit"))
-    _finish(lines + assessment_lines(values["assessment"]), out)
+    finish(lines + assessment_lines(values["assessment"]), out)
 
 
 def print_ppo(values: Mapping[str, Any], out: Path) -> None:
@@ -61,7 +61,7 @@ def print_ppo(values: Mapping[str, Any], out: Path) -> None:
     lines.append(("KL", f"{last['kl_sequence']:.2f} nats a completion to the reference"))
     ends = f"{100 * metrics['length/missing_end']:.0f} % cut by the limit"
     lines.append(("length", f"{metrics['length/completion_tokens']:.1f} tokens, {ends}"))
-    _finish(lines, out)
+    finish(lines, out)
 
 
 def print_profile(out: Path, stage: str) -> None:
@@ -80,7 +80,7 @@ def print_profile(out: Path, stage: str) -> None:
         ]
         console().print("  " + "  ".join(cells), markup=False, soft_wrap=True)
     note = [] if profile.rates else [("floor", "not measured: that is done by a run with --profile, when it ends")]
-    _lines([*profile.facts, *note])
+    print_rows([*profile.facts, *note])
 
 
 def _cost(cost: PhaseCost, rates: Rates | None) -> list[str]:
@@ -105,7 +105,7 @@ def print_evaluation(values: Mapping[str, Any], out: Path) -> None:
     for name, text in (("length_mean", "length"), ("missing_end", "cut"), ("distinct_2", "distinct-2")):
         lines.append((text, f"{m[name]:.3g}, the reference's {m[f'reference_{name}']:.3g}"))
     lines += [("note", visible(reason)) for reason in values["reasons"]]
-    _finish(lines, out)
+    finish(lines, out)
 
 
 def print_assessment(values: Mapping[str, Any], out: Path | None) -> None:
@@ -115,7 +115,7 @@ def print_assessment(values: Mapping[str, Any], out: Path | None) -> None:
     if values["rows_cut"]:
         lines.append(("too long", f"{values['rows_cut']} answers with their prompts lost something to fit"))
     lines += assessment_lines(values["assessment"])
-    _lines([*lines, *([("all figures", str(out))] if out is not None else [])])
+    print_rows([*lines, *([("all figures", str(out))] if out is not None else [])])
 
 
 def assessment_lines(found: Mapping[str, Any]) -> Rows:
@@ -224,11 +224,13 @@ def _interval(metrics: Mapping[str, float], name: str, digits: int) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def _finish(lines: Rows, out: Path) -> None:
-    _lines([*lines, ("result", str(out)), ("all figures", str(out / "run" / "result.json"))])
+def finish(lines: Rows, out: Path) -> None:
+    """Rows, then where the result and all figures are."""
+    print_rows([*lines, ("result", str(out)), ("all figures", str(out / "run" / "result.json"))])
 
 
-def _lines(rows: Rows) -> None:
+def print_rows(rows: Rows) -> None:
+    """Names and values, aligned."""
     out = console()
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:

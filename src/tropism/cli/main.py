@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from tropism import __version__
-from tropism.cli import data, doctor, early, feedback, jobs, reward, sample, study
+from tropism.cli import control, data, doctor, early, feedback, jobs, reward, sample, study
 from tropism.errors import InterruptedRun, TropismError
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ jobs.add_to(app)
 sample.add_to(app)
 doctor.add_to(app)
 app.add_typer(reward.app, name="reward")
+app.add_typer(control.app, name="control")
 app.add_typer(data.app, name="data")
 app.add_typer(feedback.app, name="feedback")
 

@@ -6,9 +6,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from tropism.control.a2c import A2cSettings
+from tropism.control.agent import Agent
+from tropism.control.algorithms import make_agent
+from tropism.control.dqn import DqnSettings
 from tropism.control.ppo import PpoSettings
 from tropism.control.preferences import Asking, PreferenceSection, RewardSection
+from tropism.control.reinforce import ReinforceSettings
+from tropism.control.sac import SacSettings
 from tropism.environments.making import EnvironmentSpec
+from tropism.environments.stepping import Environments
+from tropism.errors import ConfigError
 from tropism.settings.sections import Section
 
 
@@ -36,9 +44,28 @@ class EnvironmentSection(Section):
 class AgentSection(Section):
     """``[agent]``: who learns, and for how long."""
 
-    algorithm: Literal["ppo"] = "ppo"
+    algorithm: Literal["ppo", "a2c", "reinforce", "dqn", "sac"] = "ppo"
+    """Its settings are in the section of its name."""
     steps: int = Field(default=200_000, ge=1)
     """Environment steps of a round, those of asking included."""
+    checkpoint_seconds: float = Field(default=20.0, gt=0)
+    """Between two checkpoints; a kill loses no more than that, and no bit of the result."""
+
+
+class AlgorithmSections(Section):
+    """A section for every algorithm; the one that ``agent.algorithm`` names is used."""
+
+    agent: AgentSection = AgentSection()
+    ppo: PpoSettings = PpoSettings()
+    a2c: A2cSettings = A2cSettings()
+    reinforce: ReinforceSettings = ReinforceSettings()
+    dqn: DqnSettings = DqnSettings()
+    sac: SacSettings = SacSettings()
+
+    def make(self, environments: Environments, seed: int) -> Agent:
+        """The agent that the settings name. Errors: ConfigError for a space that it does not support."""
+        name = self.agent.algorithm
+        return make_agent(name, environments, getattr(self, name), seed)
 
 
 class EvaluationSection(Section):
@@ -59,16 +86,18 @@ class AskedSection(BaseModel):
     validation_fraction: float = 0.1
 
     def asking(self) -> Asking:
-        """As the learner wants it."""
+        """As the learner wants it. Errors: ConfigError for kinds that it cannot ask for."""
+        if self.kind not in ("comparison", "rating"):
+            raise ConfigError(
+                f'feedback.kind = "{self.kind}" in domain control', 'ask for "comparison" or "rating" of segments'
+            )
         return Asking(self.queries_per_round, self.kind, self.selection, self.validation_fraction)  # type: ignore[arg-type]
 
 
-class ControlConfig(Section):
+class ControlConfig(AlgorithmSections):
     """The domain's sections."""
 
     environment: EnvironmentSection = EnvironmentSection()
-    agent: AgentSection = AgentSection()
-    ppo: PpoSettings = PpoSettings()
     preferences: PreferenceSection = PreferenceSection()
     reward: RewardSection = RewardSection()
     evaluation: EvaluationSection = EvaluationSection()

@@ -17,15 +17,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tropism.control.agent import Agent
+from tropism.control.algorithms import ALGORITHMS
 from tropism.control.config import ControlConfig
 from tropism.control.coverage import coverage
 from tropism.control.evaluate import Returns, evaluate, random_returns
 from tropism.control.policy import load_policy, save_policy
-from tropism.control.ppo import Ppo
 from tropism.control.preferences import PreferenceLearner
 from tropism.control.reward_network import load_reward
 from tropism.environments.stepping import Environments
-from tropism.errors import DataError
+from tropism.errors import ConfigError, DataError
 from tropism.evaluation.intervals import bootstrap_mean, bootstrap_paired
 from tropism.feedback.asking import Asker
 from tropism.feedback.records import Candidate, Split, Task
@@ -35,7 +35,6 @@ from tropism.runtime.checkpoints import load_state, save_state
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
 
-CHECKPOINT_SECONDS = 20.0
 ACTIVITY = "learn"
 RANDOM_EPISODES = 20
 
@@ -46,13 +45,20 @@ class ControlDomain:
     name = "control"
     config_class = ControlConfig
     stage_sections: ClassVar[Mapping[str, Sequence[str]]] = {
-        "base": ("environment", "agent", "ppo"),
-        "improve": ("environment", "agent", "ppo", "preferences", "reward"),
+        "base": ("environment", "agent", *ALGORITHMS),
+        "improve": ("environment", "agent", *ALGORITHMS, "preferences", "reward"),
         "evaluate": ("environment", "evaluation"),
     }
 
     def __init__(self, config: ControlConfig) -> None:
         self.config, self.spec = config, config.environment.spec()
+        config.feedback.asking()
+        if self.spec.horizon == "variable" and not config.preferences.allow_variable_horizon:
+            raise ConfigError(
+                f'environment.horizon = "variable" in a preference study of {self.spec.id}: when an episode ends tells '
+                "how the agent does, and a reward learns that instead of the task",
+                'set environment.horizon = "fixed", or preferences.allow_variable_horizon = true',
+            )
 
     def initial_policy(self, run: StageRun) -> Made:
         """An untrained policy. Values: the environment's spaces, and what random actions are worth."""
@@ -83,7 +89,7 @@ class ControlDomain:
             note = f"{learner.answered} answers, true return {learner.recent_return:.4g}"
             run.progress.update(ACTIVITY, learner.agent.environments.steps, learner.total, note)
             stop = run.stop_requested()
-            if stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if stop or time.monotonic() - saved > self.config.agent.checkpoint_seconds:
                 tensors, meta = learner.state()
                 run.checkpoint(ACTIVITY, learner.turns, lambda f, t=tensors, m=meta: save_state(f, tensors=t, meta=m))  # type: ignore[misc]
                 saved = time.monotonic()
@@ -123,7 +129,7 @@ class ControlDomain:
         environments = Environments(
             self.spec, self.config.environment.count, derive(seed, "environments"), record_states
         )
-        return Ppo(environments, self.config.ppo, derive(seed, "agent"))
+        return self.config.make(environments, derive(seed, "agent"))
 
     def _learner(self, policy: Path, reward: Path | None, asker: Asker, run: StageRun) -> PreferenceLearner:
         c = self.config
@@ -141,8 +147,8 @@ class ControlDomain:
         reward = learner.reward
         if reward is None:
             raise DataError(
-                f"none of {len(learner.questions.queries)} questions was answered in {learner.total} steps",
-                "give answers while it trains, set preferences.wait = true, or raise agent.steps",
+                f"no reward could be fitted on the {learner.answered} answers: none was on a train task",
+                "ask for more (feedback.queries_per_round), or hold fewer out (feedback.validation_fraction)",
             )
         steps = learner.agent.environments.steps
         with run.making("policy") as folder:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -30,8 +30,9 @@ from tropism.control.state_entropy import StateEntropy
 from tropism.errors import ConfigError
 from tropism.feedback.asking import Asker
 from tropism.reward.dataset import RewardData
-from tropism.reward.ensemble import Combination
+from tropism.reward.ensemble import Combination, FrozenScale
 from tropism.reward.fitting import FitSettings, fit
+from tropism.reward.pairs import Pairs, pair_accuracy
 from tropism.runtime.seeding import derive
 from tropism.settings.sections import Section
 
@@ -74,6 +75,8 @@ class PreferenceSection(Section):
     """Steps of pre-training before the first questions, on the entropy of the states visited (Lee et al. 2021)."""
     wait: bool = False
     """Wait for people before going on; else the agent trains while they judge."""
+    allow_variable_horizon: bool = False
+    """Ask about environments whose episodes may end early, though their length tells how the agent does."""
     goal: str = "Which one does better?"
     """What people are told to judge by."""
 
@@ -89,14 +92,14 @@ class RewardSection(Section):
     """Whether the reward reads the observation that followed, too."""
     label_error: float = Field(0.1, ge=0, lt=1)
     """Share of answers that are assumed to be random (Christiano et al. 2017, section 2.2.3)."""
-    epochs: int = Field(50, ge=1)
-    """Passes over the answers in the first fit."""
-    epochs_again: int = Field(10, ge=1)
+    fit_steps: int = Field(300, ge=1)
+    """Steps of the optimiser in the first fit. Nothing stops earlier: the few answers held out measure, and are too few
+    to tell when to stop."""
+    fit_steps_again: int = Field(150, ge=1)
     """And in each later one, which goes on from the weights before."""
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-3, ge=0)
-    patience: int = Field(10, ge=1)
     bootstrap: bool = True
     combination: Combination = "mean"
     pessimism: float = Field(0.0, ge=0)
@@ -124,6 +127,11 @@ class PreferenceLearner:
                 f"{environments.count} environment, of which {self.held_out} would be held out",
                 "raise environment.count, or hold none out",
             )
+        if environments.horizon and preferences.segment_length > environments.horizon:
+            raise ConfigError(
+                f"segments of {preferences.segment_length} steps in episodes of {environments.horizon}",
+                "lower preferences.segment_length",
+            )
         self.shape = Shape.of(environments, reward.successors)
         self.pool = SegmentPool(preferences.segment_length, preferences.pool_chunks)
         goal = preferences.goal
@@ -131,7 +139,7 @@ class PreferenceLearner:
         self.asker = asker
         self.reward: LearnedReward | None = None
         self.entropy = StateEntropy(environments.observation_size)
-        self.answered, self.sessions, self.fitted_on, self.turns = 0, 0, 0, 0
+        self.answered, self.sessions, self.fitted_on, self.turns, self.waited = 0, 0, 0, 0, 0
         self.episodes: list[tuple[int, float, int]] = []
         """Finished episodes: (environment step, true return, length)."""
         self.visited = np.zeros((0, environments.observation_size), np.float32)
@@ -139,13 +147,13 @@ class PreferenceLearner:
 
     @property
     def done(self) -> float:
-        """The share of all steps that lies behind."""
-        return min(1.0, self.agent.environments.steps / self.total)
+        """The share of all steps that lies behind; those taken while nobody had answered yet are not charged."""
+        return min(1.0, (self.agent.environments.steps - self.waited) / self.total)
 
     @property
     def finished(self) -> bool:
         """All steps are taken."""
-        return self.agent.environments.steps >= self.total
+        return self.agent.environments.steps - self.waited >= self.total
 
     def step(self) -> tuple[Steps, dict[str, float]]:
         """One turn: 1 ask if it is time, 2 fit if there are new answers, 3 act and learn on the reward, 4 keep the
@@ -156,11 +164,18 @@ class PreferenceLearner:
         if self.sessions or self.agent.environments.steps >= self.settings.pretrain_steps:
             metrics |= self._ask_if_due()
             metrics |= self._fit_if_new()
+        if self.reward is None and self.waited >= self.total:
+            # explored as long as it may train: from here on it would only burn time
+            self.asker.wait(first=True)
+            metrics |= self._fit_if_new()
         paying: RewardFunction = self.reward or self.entropy
+        before = self.agent.environments.steps
         steps, learned = self.agent.advance(paying, self.done)
         self.pool.add(steps)
         if self.reward is None:
             self.entropy.add(steps.observations)
+            if self.sessions:
+                self.waited += self.agent.environments.steps - before
         self._remember(steps)
         self.turns += 1
         known = {"preferences/labels": float(self.answered), "preferences/asked": float(len(self.questions.queries))}
@@ -258,25 +273,23 @@ class PreferenceLearner:
     def _fit(self, data: RewardData) -> tuple[LearnedReward, dict[str, float]]:
         s, version = self.reward_settings, (self.reward.version if self.reward else 0) + 1
         features = self.questions.features(data.candidates)
-        softened = _softened(data, s.label_error)
+        train = _softened(data.fold(True), s.label_error)
+        steps = s.fit_steps if version == 1 or s.form == "auto" else s.fit_steps_again
+        settings = FitSettings(
+            epochs=math.ceil(steps / math.ceil(len(train) / s.batch_size)),
+            batch_size=s.batch_size, learning_rate=s.learning_rate, weight_decay=s.weight_decay, bootstrap=s.bootstrap,
+        )  # fmt: skip
         forms: list[Form] = ["partial_return", "regret"] if s.form == "auto" else [s.form]
         found = []
         for form in forms:
             ensemble = self._ensemble(form, version, features)
-            settings = FitSettings(
-                epochs=s.epochs if version == 1 or s.form == "auto" else s.epochs_again,
-                batch_size=s.batch_size, learning_rate=s.learning_rate, weight_decay=s.weight_decay,
-                patience=s.patience, bootstrap=s.bootstrap,
-            )  # fmt: skip
             scores = SegmentScores(ensemble, features)
-            result = fit(scores, softened, settings, derive(self.seed, "fit", version))
-            found.append((result.nll_validation if result.nll_validation is not None else math.inf, ensemble, result))
-        _, ensemble, result = min(found, key=lambda row: row[0])
-        last = result.history[max(result.best_epoch - 1, 0)]
-        metrics = {name: value for name, value in last.items() if value is not None}
-        metrics |= {"reward/epochs": float(result.epochs), "reward/version": float(version)}
-        reward = freeze(ensemble, self.questions.steps(), version, s.combination, s.pessimism)
-        return reward, metrics
+            result = fit(scores, train, settings, derive(self.seed, "fit", version))
+            held_out = _held_out(scores, data.fold(False))
+            metrics = {"reward/nll_train": result.history[-1]["reward/nll_train"], "reward/version": float(version)}
+            found.append((held_out.get("reward/nll_validation", math.inf), ensemble, metrics | held_out))
+        _, ensemble, metrics = min(found, key=lambda row: row[0])
+        return freeze(ensemble, self.questions.steps(), version, s.combination, s.pessimism), metrics
 
     def _ensemble(self, form: Form, version: int, features: Tensor) -> SegmentEnsemble:
         """The ensemble that is fitted: the one before, or a new one on fresh statistics of its inputs."""
@@ -299,12 +312,12 @@ class PreferenceLearner:
         rest: dict[str, Any] = {
             "agent": meta, "questions": about, "chunks": len(self.pool.chunks), "answered": self.answered,
             "sessions": self.sessions, "fitted_on": self.fitted_on, "turns": self.turns, "reward": None,
-            "episodes": self.episodes,
+            "episodes": self.episodes, "waited": self.waited,
         }  # fmt: skip
         if self.reward is not None:
             joined |= {f"reward.{k}": v for k, v in self.reward.ensemble.state_dict().items()}
-            scale = {**self.reward.scale.__dict__}
-            rest["reward"] = {"version": self.reward.version, "form": self.reward.ensemble.form, "scale": scale}
+            r = self.reward
+            rest["reward"] = {"version": r.version, "form": r.ensemble.form, "scale": asdict(r.scale)}
         return joined, rest
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -320,7 +333,7 @@ class PreferenceLearner:
         for number in range(meta["chunks"]):
             arrays = {k: v.numpy() for k, v in part(f"pool.{number}").items()}
             self.pool.add(Steps(**arrays, states=None))
-        for name in ("answered", "sessions", "fitted_on", "turns"):
+        for name in ("answered", "sessions", "fitted_on", "turns", "waited"):
             setattr(self, name, meta[name])
         self.episodes = [(int(at), float(returned), int(length)) for at, returned, length in meta["episodes"]]
         self.visited = tensors["visited"].numpy()
@@ -329,25 +342,39 @@ class PreferenceLearner:
             self.reward = self._stored_reward(part("reward"), about)
 
     def _stored_reward(self, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> LearnedReward:
-        from tropism.reward.ensemble import FrozenScale
-
         s = self.reward_settings
         ensemble = SegmentEnsemble(self.shape, s.members, s.hidden, about["form"], 0)
         ensemble.load_state_dict(tensors)
         ensemble.eval().requires_grad_(False)
-        scale = {k: tuple(v) if isinstance(v, list) else v for k, v in about["scale"].items()}
-        return LearnedReward(ensemble, FrozenScale(**scale), about["version"], s.combination, s.pessimism)
+        scale = FrozenScale.from_json(about["scale"])
+        return LearnedReward(ensemble, scale, about["version"], s.combination, s.pessimism)
 
 
 _ARRAYS = ("observations", "actions", "successors", "rewards", "terminated", "truncated")
 
 
 def _softened(data: RewardData, error: float) -> RewardData:
-    """Comparisons of train tasks as if a share ``error`` of the answers were random."""
+    """Comparisons as if a share ``error`` of the answers were random."""
     c = data.choices
     if not len(c) or not error:
         return data
-    train = torch.tensor([task.split == "train" for task in data.tasks], dtype=torch.bool)[c.task]
     even = c.mask.float() / c.mask.sum(1, keepdim=True)
-    target = torch.where(train[:, None], (1 - error) * c.target + error * even, c.target)
-    return replace(data, choices=replace(c, target=target))
+    return replace(data, choices=replace(c, target=(1 - error) * c.target + error * even))
+
+
+@torch.no_grad()
+def _held_out(scores: SegmentScores, data: RewardData) -> dict[str, float]:
+    """Accuracy and likelihood (nats per vote) of the members' mean on held-out comparisons; nothing without any."""
+    pairs = Pairs.of(data)
+    if not len(pairs):
+        return {}
+    wanted = pairs.candidates()
+    mean = torch.zeros(len(data.candidates))
+    mean[wanted] = scores.score(wanted).mean(0)
+    gap = mean[pairs.first] - mean[pairs.second]
+    target, weight = torch.from_numpy(pairs.target).float(), torch.from_numpy(pairs.weight).float()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(gap, target, weight, reduction="sum") / weight.sum()
+    return {
+        "reward/accuracy_validation": pair_accuracy(mean.numpy(), pairs),
+        "reward/nll_validation": float(loss),
+    }

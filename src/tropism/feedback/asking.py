@@ -52,8 +52,8 @@ class Asker(Protocol):
         people 0 here. A skip is no answer."""
         ...
 
-    def wait(self) -> None:
-        """Come back when everything asked here is answered."""
+    def wait(self, first: bool = False) -> None:
+        """Come back when everything asked here is answered, or with ``first`` anything."""
         ...
 
     def judgements(self) -> list[Judgement]:
@@ -103,7 +103,7 @@ class MemoryAsker:
             )  # fmt: skip
         return answered
 
-    def wait(self) -> None:
+    def wait(self, first: bool = False) -> None:
         """Everything is answered."""
 
     def judgements(self) -> list[Judgement]:

@@ -9,9 +9,10 @@ Left out: weighting members by their accuracy, and running normalisers.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -95,17 +96,16 @@ class FrozenScale:
         path.write_text(json.dumps(self.__dict__, indent=1, sort_keys=True))
 
     @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> FrozenScale:
+        """From the fields by name. Errors: KeyError, TypeError or ValueError for something else."""
+        mean, std = (tuple(float(x) for x in raw[name]) for name in ("mean", "std"))
+        return cls(mean, std, float(raw["combined_std"]), int(raw["samples"]), str(raw["reference"]))
+
+    @classmethod
     def load(cls, path: Path) -> FrozenScale:
         """Read what ``save`` wrote; RewardError if the file is missing or is something else."""
         try:
-            raw = json.loads(path.read_text())
-            return cls(
-                tuple(float(x) for x in raw["mean"]),
-                tuple(float(x) for x in raw["std"]),
-                float(raw["combined_std"]),
-                int(raw["samples"]),
-                str(raw["reference"]),
-            )
+            return cls.from_json(json.loads(path.read_text()))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RewardError(f"{path} holds no reward scale ({error})", "fit the reward model again") from error
 

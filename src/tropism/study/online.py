@@ -51,11 +51,10 @@ class StudyAsker:
             )
         self.log, self.artifacts, self.run, self.stop = log, artifacts, run, stop
         self.round, self.policy_id, self.standard = round_, policy_id, standard
-        self._settings, self._open = config.feedback, list[Query]()
+        self._settings = config.feedback
         given = config.feedback.oracle.model_dump(exclude_none=True)
         self._oracle = Oracle(seed=derive(config.study.seed, "oracle"), **given)
         self._seen, self._judgements = -1, list[Judgement]()
-        self.asked = 0
 
     @property
     def answers_at_once(self) -> bool:
@@ -87,9 +86,7 @@ class StudyAsker:
         self.log.add_tasks(tasks)
         self.log.add_candidates(candidates)
         self.log.add_queries(queries)
-        self.asked += len(queries)
         if not self.answers_at_once:
-            self._open += queries
             return 0
         if utilities is None:
             raise ConfigError('feedback.teacher = "oracle" where nobody knows true utilities', 'ask "person"')
@@ -100,12 +97,15 @@ class StudyAsker:
         self.log.append_many([(q, self._oracle.id, a) for q, a in zip(queries, answers, strict=True)])
         return sum(answer.value is not None for answer in answers)
 
-    def wait(self) -> None:
-        """Wait until everything that was asked here is answered. Errors: InterruptedRun; DataError after
-        ``feedback.wait_hours``."""
-        if self._open:
-            people = PersonTeacher(votes_per_query=self._settings.votes_per_query)
-            wait_for_people(people, self.log, self._open, self.run, self.stop, self._settings.wait_hours)
+    def wait(self, first: bool = False) -> None:
+        """Wait, without burning CPU, until everything that was asked in this round is answered, or with ``first``
+        anything. Errors: InterruptedRun; DataError after ``feedback.wait_hours``."""
+        if self.answers_at_once:
+            return
+        people = PersonTeacher(votes_per_query=self._settings.votes_per_query)
+        asked = list(self.log.queries(round=self.round).values())
+        hours = self._settings.wait_hours
+        wait_for_people(people, self.log, asked, self.run, self.stop, hours, enough=1 if first else None)
 
     def judgements(self) -> list[Judgement]:
         """See ``Asker``; the log is read again only where it has grown."""

@@ -19,9 +19,16 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0
 
 
 def wait_for_people(
-    teacher: AwaitedTeacher, log: FeedbackLog, queries: Sequence[Query], run: StageRun, stop: StopRequest, hours: float
+    teacher: AwaitedTeacher,
+    log: FeedbackLog,
+    queries: Sequence[Query],
+    run: StageRun,
+    stop: StopRequest,
+    hours: float,
+    enough: int | None = None,
 ) -> int:
-    """Wait until every query has its answer; returns how many there are. Looks every second, less often when idle.
+    """Wait until every query has its answer, or ``enough`` of them; returns how many have. Looks every second, less
+    often when idle.
 
     Errors: InterruptedRun when asked to stop (the answers stay); DataError when ``hours`` have passed.
     """
@@ -30,7 +37,7 @@ def wait_for_people(
     while True:
         state = teacher.poll(log, queries)
         run.progress.update("wait for people", state.answered, len(queries), note)
-        if state.done:
+        if state.done or (enough is not None and state.answered >= enough):
             return state.answered
         if stop.requested():
             raise stop.error(f"in stage {run.name}, with {state.answered} of {len(queries)} answers")

@@ -1,0 +1,55 @@
+"""``tropism control train | evaluate``: agents in Gymnasium environments, on the true reward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tropism.cli.jobs import OnlyPlan, Out, Recipe, Settings, run_or_plan
+
+app = typer.Typer(
+    name="control", help="Agents in Gymnasium environments: train on the true reward, evaluate.", no_args_is_help=True
+)
+
+
+@app.command()
+def train(
+    out: Out,
+    env: Annotated[str | None, typer.Option("--env", metavar="ID", help="A Gymnasium id, as HalfCheetah-v5.")] = None,
+    algo: Annotated[str | None, typer.Option("--algo", help="ppo, a2c, reinforce, dqn or sac.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Environment steps in all.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed")] = None,
+    recipe: Recipe = None,
+    settings: Settings = None,
+    plan: OnlyPlan = False,
+) -> None:
+    """Train an agent on an environment's own reward. The same command again goes on where it was."""
+    from tropism.cli.control_tables import print_training
+    from tropism.jobs import control_train as job
+    from tropism.jobs.config import resolve
+
+    flags: dict[str, Any] = {
+        "environment.id": env, "agent.algorithm": algo, "agent.steps": steps, "run.seed": seed
+    }  # fmt: skip
+    config = resolve(job.ControlTrainConfig, flags, settings or [], recipe)
+    run_or_plan(
+        plan, lambda: job.plan(config, out), lambda progress: job.run(config, out, progress), out, print_training
+    )
+
+
+@app.command()
+def evaluate(
+    policy: Annotated[Path, typer.Argument(metavar="DIR", help="A policy's folder.")],
+    episodes: Annotated[int, typer.Option("--episodes", min=1)] = 20,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw actions instead of taking the most likely.")] = False,
+) -> None:
+    """Play whole episodes with a trained policy: true returns and lengths."""
+    from tropism.cli.control_tables import print_returns
+    from tropism.control.evaluate import evaluate as play
+    from tropism.control.policy import load_policy
+
+    loaded = load_policy(policy)
+    print_returns(play(loaded.actor, loaded.environment, episodes, seed, sample), loaded.environment.id)
