@@ -90,10 +90,7 @@ class SegmentPool:
 
         states = None
         if chunks and chunks[0].states is not None:
-            states = [
-                [chunks[c].states[s][n] for s in range(t, t + self.length)]  # type: ignore[index]
-                for c, n, t in places.tolist()
-            ]
+            states = [[chunks[c].states[s][n] for s in range(t, t + self.length)] for c, n, t in places.tolist()]
         return SegmentRows(of("observations"), of("actions"), of("successors"), of("rewards"), states)
 
 

@@ -201,7 +201,9 @@ def load_reward(folder: Path) -> LearnedReward:
     """Read what ``LearnedReward.save`` wrote. Errors: RewardError for a folder that holds something else."""
     try:
         about = json.loads((folder / ABOUT).read_text("utf-8"))
-        shape = Shape(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["shape"].items()})
+        s = about["shape"]
+        bounds = tuple(s["low"]), tuple(s["high"])
+        shape = Shape(s["observations"], s["actions"], s["discrete"], *bounds, successors=s["successors"])
         ensemble = SegmentEnsemble(shape, about["members"], about["hidden"], about["form"], 0)
         ensemble.load_state_dict(load_tensors(folder / WEIGHTS))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
