@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tropism.errors import ConfigError
+
 if TYPE_CHECKING:
     from tropism.study.study import Study
 
@@ -23,18 +25,31 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
+DEMOS = {"language": "tinytalk", "control": "control/cheetah"}
+"""Demos by name, each with its recipe."""
+
+
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the demo's study goes.")] = Path("demo"),
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[language|control] [DIR]", help="Which demo, and where its study goes."),
+    ] = None,
     settings: Settings = None,
 ) -> None:
-    """Run the whole loop for two rounds on the embedded world: a table here, report.html there. Downloads nothing."""
+    """Run the whole loop for two rounds: a table here, report.html there. Downloads nothing. ``language`` (the default)
+    is a small model in an embedded world, ``control`` a half-cheetah that learns to run from comparisons."""
     from tropism.study.study import Study
 
+    given = list(places or [])
+    which = given.pop(0) if given and given[0] in DEMOS else "language"
+    if len(given) > 1:
+        raise ConfigError(f"demo of {given}", f"write tropism demo [{'|'.join(DEMOS)}] [DIR]")
+    folder = Path(given[0] if given else "demo" if which == "language" else f"demo-{which}")
     if (folder / "study.toml").exists():
         typer.echo(f"going on with the study in {folder}")
         study = Study.open(folder)
     else:
-        study = Study.create(folder, recipe="tinytalk", overrides=settings or [])
+        study = Study.create(folder, recipe=DEMOS[which], overrides=settings or [])
     _run(study)
 
 

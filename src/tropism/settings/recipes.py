@@ -7,8 +7,10 @@ paths are seen from, which is one rule for every file of settings (``paths.py``)
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,21 @@ class Recipe:
 
 def recipes() -> list[Recipe]:
     """The built-in recipes, by name."""
-    folder = resources.files("tropism.recipes")
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
     made = []
-    for file in files:
+    for name, file in sorted(_files(resources.files("tropism.recipes"))):
         text = file.read_text("utf-8")
         job = tomllib.loads(text).get("job")
-        made.append(Recipe(file.name[:-5], text.split("\n", 1)[0].lstrip("# ").strip(), job))
+        made.append(Recipe(name, text.split("\n", 1)[0].lstrip("# ").strip(), job))
     return made
+
+
+def _files(folder: Traversable, before: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Names and files of the recipes in a folder and the folders in it: ``control/cheetah``."""
+    for place in folder.iterdir():
+        if place.is_dir() and not place.name.startswith("_"):
+            yield from _files(place, f"{before}{place.name}/")
+        elif place.name.endswith(".toml"):
+            yield before + place.name[:-5], place
 
 
 def recipe_values(name: str, job: str | None = None) -> dict[str, Any]:
