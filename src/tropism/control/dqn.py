@@ -85,7 +85,7 @@ class Dqn(OffPolicy):
 
     def begin_with(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Start from a saved policy; see ``Agent``."""
-        self._begin_with(about)
+        self._check_kind(about)
         self.stack.load(self.online.params, tensors, "q")
         self.target.copy_(self.online.params)
 

@@ -99,7 +99,7 @@ class Sac(OffPolicy):
 
     def begin_with(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Start from a saved policy; see ``Agent``."""
-        self._begin_with(about)
+        self._check_kind(about)
         self.actor.stack.load(self.policy_net.params, tensors, "actor")
         self.critic_stack.load(self.critics.params, tensors, *CRITICS)
         self.targets.copy_(self.critics.params)

@@ -25,7 +25,8 @@ class SquashedPolicy:
     def __init__(self, stack: Stack, params: Tensor, low: Floats, high: Floats) -> None:
         self.stack, self.params, self.low, self.high = stack, params, low, high
         self.actions = len(low)
-        self.middle, self.reach = (low + high) / 2, (high - low) / 2
+        self.middle: Floats = ((low + high) / 2).astype(np.float32)
+        self.reach: Floats = ((high - low) / 2).astype(np.float32)
         self._layers = stack.layers(params)
 
     def noise(self, stream: np.random.Generator, *rows: int) -> Floats:
@@ -48,8 +49,7 @@ class SquashedPolicy:
 
     def scaled(self, actions: Floats) -> Floats:
         """From [-1, 1] to the bounds of the space."""
-        scaled: Floats = self.middle + self.reach * actions
-        return scaled
+        return self.middle + self.reach * actions
 
     def describe(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights and description, as ``control.policy.save_policy`` writes them."""

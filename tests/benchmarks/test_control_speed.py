@@ -1,0 +1,64 @@
+"""What the comparison of agents rests on: its bootstrap, equal settings on both sides, and that no work is unknown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tropism.control.algorithms import ALGORITHMS
+from tropism.settings.sections import check_section
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[SimpleNamespace]:
+    sys.path.insert(0, str(BENCHMARKS))
+    import control_speed
+    import control_work
+
+    yield SimpleNamespace(speed=control_speed, works=control_work.WORKS)
+    sys.path.remove(str(BENCHMARKS))
+
+
+def test_difference_is_a_share_of_what_sb3_gained(bench: SimpleNamespace) -> None:
+    found = {"tropism": {"a": [110.0] * 3, "b": [1.0] * 3}, "sb3": {"a": [100.0] * 3, "b": [2.0] * 3}}
+    found["random"] = {"a": [20.0], "b": [-2.0]}
+    assert bench.speed.compared(found, ["a"]) == pytest.approx((0.125,) * 3)
+    assert bench.speed.compared(found, ["a", "b"]) == pytest.approx(((0.125 - 0.25) / 2,) * 3)
+
+
+def test_interval_is_that_of_a_difference_of_means(bench: SimpleNamespace) -> None:
+    draw = np.random.default_rng(0)
+    ours, theirs = draw.normal(100, 10, 40), draw.normal(100, 10, 40)
+    found = {"tropism": {"a": ours.tolist()}, "sb3": {"a": theirs.tolist()}, "random": {"a": [0.0]}}
+    value, low, high = bench.speed.compared(found, ["a"])
+    half = 1.96 * np.sqrt((ours.var() + theirs.var()) / 40) / theirs.mean()
+    assert value == pytest.approx((ours.mean() - theirs.mean()) / theirs.mean())
+    assert (value - low, high - value) == pytest.approx((half, half), rel=0.1)
+
+
+def test_a_peer_that_learned_nothing_is_no_yardstick(bench: SimpleNamespace) -> None:
+    found = {"tropism": {"a": [5.0]}, "sb3": {"a": [1.0]}, "random": {"a": [1.0]}}
+    with pytest.raises(ValueError, match="no better than random"):
+        bench.speed.compared(found, ["a"])
+
+
+def test_every_work_can_be_asked_of_both_sides(bench: SimpleNamespace) -> None:
+    given = SimpleNamespace(sb3_python=Path("python"))
+    for work in bench.works:
+        ours = bench.speed.command("tropism", work, given, ["--steps", "1"])
+        settings = json.loads(ours[ours.index("--settings") + 1])
+        section = check_section(ALGORITHMS[work.algorithm].settings, work.algorithm, settings)
+        for name, value in work.settings.items():
+            kept = getattr(section, name)
+            assert (list(kept) if isinstance(kept, tuple) else kept) == value
+        theirs = bench.speed.command("sb3", work, given, ["--steps", "1"])
+        assert json.loads(theirs[theirs.index("--settings") + 1]) == work.settings
+        assert work.skip < work.speed_steps or not work.speed_steps
