@@ -1,7 +1,7 @@
 """Scores over tasks and seeds as one number with an interval: interquartile mean, bootstrap within tasks.
 
 Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice". A few seeds say little
-about each task, and much about all together; a mean is moved by one outlier, a median ignores half of what was measured.
+about each task, and much about all together; a mean is moved by one outlier, a median ignores half of the scores.
 
 Left out: performance profiles, probability of improvement.
 """
