@@ -11,8 +11,10 @@ Left out: Dict and Tuple observations, image observations, multi-agent environme
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from tropism.environments.mujoco_setup import compiling, settle_drawing
 from tropism.errors import ConfigError
 
 Horizon = Literal["variable", "fixed"]
@@ -44,7 +47,8 @@ class EnvironmentSpec:
 
 @dataclass(frozen=True)
 class Made:
-    """One environment, its time limit taken out: whoever steps it counts. ``restarts``: a termination restarts it."""
+    """One environment, its time limit taken out: whoever steps it counts. ``restarts``: what would end an episode
+    before its limit restarts it."""
 
     env: gymnasium.Env[Any, Any]
     steps: int
@@ -66,19 +70,20 @@ def make(spec: EnvironmentSpec, render: bool = False, width: int = 240, height: 
     found = _spec_of(spec.id)
     if restarts and _can_go_on(found):
         arguments.setdefault(HEALTH, False)
-        restarts = arguments[HEALTH] is not False
     if render:
-        arguments |= {"render_mode": "rgb_array"}
-        if _is_mujoco(found):
-            arguments |= {"width": width, "height": height}
+        arguments |= _picture(spec.id, found, width, height)
     try:
-        env: gymnasium.Env[Any, Any] = gymnasium.make(spec.id, disable_env_checker=True, **arguments)
+        settle_drawing()
+        with compiling() if _is_mujoco(found) else nullcontext():
+            env: gymnasium.Env[Any, Any] = gymnasium.make(spec.id, disable_env_checker=True, **arguments)
     except TypeError as error:
         raise ConfigError(
             f"environment {spec.id} with {arguments}: {error}", "give arguments that its class takes"
         ) from error
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        raise _missing(spec.id, error) from error
+        raise missing_package(spec.id, error) from error
+    if spec.steps < 0:
+        raise ConfigError(f"environment.steps = {spec.steps}", "give 0 (the environment's own limit) or more")
     steps = spec.steps or int(getattr(found, "max_episode_steps", 0) or 0)
     if restarts and not steps:
         raise ConfigError(f"{spec.id} has no time limit, so its episodes have no fixed length", "set environment.steps")
@@ -87,12 +92,15 @@ def make(spec: EnvironmentSpec, render: bool = False, width: int = 240, height: 
 
 
 def _spec_of(id_: str) -> Any:
-    """The registered spec; importing ``module:Name-v0`` as Gymnasium does."""
+    """The registered spec; of ``module:Name-v0`` the module is imported first, as Gymnasium does."""
+    module, _, name = id_.rpartition(":")
     try:
-        return gymnasium.spec(id_)
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(name)
     except gymnasium.error.Error as error:
         names = [name for name in gymnasium.registry if not name.startswith(("phys2d/", "tabular/"))]
-        close = difflib.get_close_matches(id_, names, n=3, cutoff=0.5)
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         fix = f"did you mean {' or '.join(close)}?" if close else "`python -m gymnasium.envs.registration` lists them"
         raise ConfigError(f"there is no environment {id_!r} ({str(error).splitlines()[0]})", fix) from error
     except ModuleNotFoundError as error:
@@ -101,13 +109,25 @@ def _spec_of(id_: str) -> Any:
         ) from error
 
 
-def _missing(id_: str, error: Exception) -> ConfigError:
+def missing_package(id_: str, error: Exception) -> ConfigError:
+    """What to install for an environment that could not be made or drawn."""
     words = str(error)
-    package = "gymnasium[mujoco]" if "mujoco" in words.lower() else "what it names"
-    for extra in ("box2d", "classic-control", "atari", "toy-text"):
-        if extra in words:
-            package = f"gymnasium[{extra}]"
-    return ConfigError(f"environment {id_} cannot be made: {words}", f"pip install '{package}'")
+    fix = "install what it names"
+    if isinstance(error, ImportError) and error.name:
+        fix = f"pip install {error.name.partition('.')[0]}"
+    for extra in ("mujoco", "box2d", "classic-control", "atari", "toy-text"):
+        if extra in words.lower().replace("_", "-"):
+            fix = f"pip install 'gymnasium[{extra}]'"
+    return ConfigError(f"environment {id_} cannot be used: {words}", fix)
+
+
+def _picture(id_: str, spec: Any, width: int, height: int) -> dict[str, Any]:
+    """Arguments with which an environment draws itself into an array."""
+    modes = getattr(_entry(spec), "metadata", {}).get("render_modes", ["rgb_array"])
+    if "rgb_array" not in modes and not _is_mujoco(spec):  # MuJoCo's list their modes when they are made
+        raise ConfigError(f"{id_} cannot draw itself: its render modes are {modes}", "give it the mode rgb_array")
+    size = {"width": width, "height": height} if _is_mujoco(spec) else {}
+    return {"render_mode": "rgb_array", **size}
 
 
 def _is_mujoco(spec: Any) -> bool:
@@ -116,16 +136,22 @@ def _is_mujoco(spec: Any) -> bool:
 
 def _can_go_on(spec: Any) -> bool:
     """Whether the environment's constructor takes ``terminate_when_unhealthy`` (MuJoCo's walkers)."""
-    entry: Any = getattr(spec, "entry_point", None)
-    if isinstance(entry, str):
-        try:
-            entry = gymnasium.envs.registration.load_env_creator(entry)
-        except ImportError as error:
-            raise _missing(spec.id, error) from error
     try:
-        return HEALTH in inspect.signature(entry).parameters
+        return HEALTH in inspect.signature(_entry(spec)).parameters
     except (TypeError, ValueError):
         return False
+
+
+def _entry(spec: Any) -> Any:
+    """The class or function that makes the environment."""
+    entry: Any = getattr(spec, "entry_point", None)
+    if not isinstance(entry, str):
+        return entry
+    try:
+        settle_drawing()  # MuJoCo is imported here
+        return gymnasium.envs.registration.load_env_creator(entry)
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        raise missing_package(spec.id, error) from error
 
 
 def _check_spaces(id_: str, env: gymnasium.Env[Any, Any]) -> None:

@@ -21,7 +21,7 @@ from tropism.errors import DataError
 def get_state(env: gymnasium.Env[Any, Any]) -> NDArray[np.float64] | None:
     """The simulator's state as a vector, or None where it has none that can be set."""
     bare: Any = env.unwrapped
-    if _is_mujoco(bare):
+    if is_mujoco(bare):
         import mujoco
 
         kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
@@ -37,7 +37,7 @@ def get_state(env: gymnasium.Env[Any, Any]) -> NDArray[np.float64] | None:
 def set_state(env: gymnasium.Env[Any, Any], state: NDArray[np.float64]) -> None:
     """Put a state back that ``get_state`` gave. Errors: DataError for one of another simulator."""
     bare: Any = env.unwrapped
-    if _is_mujoco(bare):
+    if is_mujoco(bare):
         import mujoco
 
         kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
@@ -52,7 +52,8 @@ def set_state(env: gymnasium.Env[Any, Any], state: NDArray[np.float64]) -> None:
     bare.state = np.array(state) if isinstance(bare.state, np.ndarray) else tuple(float(x) for x in state)
 
 
-def _is_mujoco(bare: Any) -> bool:
+def is_mujoco(bare: Any) -> bool:
+    """Whether an unwrapped environment is MuJoCo's: it has the model and the data."""
     return hasattr(bare, "model") and hasattr(bare, "data") and type(bare.data).__module__.startswith("mujoco")
 
 

@@ -12,7 +12,7 @@ Left out: environments in other processes (slower on few cores, and their crashe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from tropism.environments.making import EnvironmentSpec, make
+from tropism.environments.making import EnvironmentSpec, Made, make
 from tropism.environments.states import get_state
 from tropism.errors import ConfigError, ContractError
 from tropism.runtime.seeding import derive
@@ -47,11 +47,33 @@ class Finished:
     length: int
 
 
-@dataclass
-class _Running:
-    """An episode that goes on."""
+@dataclass(frozen=True)
+class Episode:
+    """Which episode: of the ``Environments`` of a seed, in which environment, the how-manieth there (from 1)."""
 
     seed: int
+    environment: int
+    number: int
+
+    def reset_seed(self, restart: int = 0) -> int:
+        """The seed of its reset, or of its restart after ``restart`` steps."""
+        return derive(self.seed, "reset", self.environment, self.number, restart)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where ``Environments`` stand: steps taken by all of them, and for each its episode and the actions it has taken
+    there, ``[K, A]`` or numbers of categories ``[K]``."""
+
+    steps: int
+    episodes: list[Episode]
+    played: list[Floats]
+
+
+@dataclass
+class _Running:
+    """An episode that goes on; its actions as the policy numbers them, within the space's bounds."""
+
     actions: list[Any] = field(default_factory=list)
     returned: float = 0.0
 
@@ -61,7 +83,9 @@ class Environments:
 
     def __init__(self, spec: EnvironmentSpec, count: int, seed: int, record_states: bool = False) -> None:
         self.spec, self.count, self.seed, self.record_states = spec, count, seed, record_states
-        made = [make(spec) for _ in range(count)]
+        if count < 1:
+            raise ConfigError(f"{count} environments", "ask for one or more")
+        self._made = made = [make(spec) for _ in range(count)]
         self._envs = [m.env for m in made]
         self._limit, self._restarts, self._penalty = made[0].steps, made[0].restarts, made[0].penalty
         self.action_space: Any = self._envs[0].action_space
@@ -81,7 +105,7 @@ class Environments:
         if not self.discrete:
             self.low, self.high = (b.astype(np.float32) for b in (self.action_space.low, self.action_space.high))
         for i in range(count):
-            self._running.append(_Running(0))
+            self._running.append(_Running())
             self._begin(i)
 
     @property
@@ -103,13 +127,13 @@ class Environments:
             actions = np.minimum(np.maximum(actions, self.low), self.high)
         for i, env in enumerate(self._envs):
             running = self._running[i]
-            action = int(actions[i]) + self._first if self.discrete else actions[i]
-            seen, reward, ended, cut, _ = env.step(action)
+            action = int(actions[i]) if self.discrete else actions[i]
+            seen, reward, ended, cut, _ = env.step(action + self._first if self.discrete else action)
             running.actions.append(action)
             length = len(running.actions)
-            if ended and self._restarts:  # a fixed episode goes on from a new start, and pays for it
-                reward, ended = reward - self._penalty, False
-                seen, _ = env.reset(seed=self._seed(i, length))
+            if self._restarts and (ended or cut):  # a fixed episode goes on from a new start; a failure is paid for
+                reward, ended, cut = reward - self._penalty * ended, False, False
+                seen, _ = env.reset(seed=self._episode(i).reset_seed(length))
             cut = cut or length == self._limit
             successors[i] = np.asarray(seen, np.float32).reshape(-1)
             rewards[i] = reward
@@ -149,21 +173,15 @@ class Environments:
         """Be where ``position`` was, by playing the running episodes again. Errors: ContractError if they went another
         way this time: then the environment depends on more than seed and actions."""
         self.finished = [Finished(*pair) for pair in position["finished"]]
-        for i, (env, running) in enumerate(zip(self._envs, position["running"], strict=True)):
-            self.episodes[i] = position["episodes"][i] - 1
-            self._begin(i)
-            now = self._running[i]
-            seen: Any = self.observations[i]
-            for raw in running["actions"]:
-                action = int(raw) if self.discrete else np.asarray(raw, np.float32)
-                seen, _, ended, _, _ = env.step(action)
-                now.actions.append(action)
-                if ended and self._restarts:
-                    seen, _ = env.reset(seed=self._seed(i, len(now.actions)))
-            now.returned = running["returned"]
-            self.observations[i] = np.asarray(seen, np.float32).reshape(-1)
+        for i, (made, running) in enumerate(zip(self._made, position["running"], strict=True)):
+            self.episodes[i] = position["episodes"][i]
+            raw = running["actions"]
+            actions = [int(a) for a in raw] if self.discrete else [np.asarray(a, np.float32) for a in raw]
+            self._running[i] = _Running(actions, running["returned"])
+            for seen in replay(made, self._episode(i), actions):
+                self.observations[i] = seen
             if self.record_states:
-                self.states[i] = get_state(env)
+                self.states[i] = get_state(made.env)
         self.steps = position["steps"]
         if not np.array_equal(self.observations, np.array(position["observations"], np.float32)):
             raise ContractError(
@@ -176,20 +194,43 @@ class Environments:
         for env in self._envs:
             env.close()
 
-    def _seed(self, i: int, restart: int = 0) -> int:
-        return derive(self.seed, "reset", i, int(self.episodes[i]), restart)
+    def place(self) -> Place:
+        """Where they stand now: with it, whatever is stepped next can be cut into segments that can be replayed."""
+        shape = (-1,) if self.discrete else (-1, self.actions)
+        played = [np.array(r.actions, np.float32).reshape(shape) for r in self._running]
+        return Place(self.steps, [self._episode(i) for i in range(self.count)], played)
+
+    def _episode(self, i: int) -> Episode:
+        return Episode(self.seed, i, int(self.episodes[i]))
 
     def _begin(self, i: int) -> None:
         """Start environment ``i``'s next episode."""
         self.episodes[i] += 1
-        seed = self._seed(i)
-        seen, _ = self._envs[i].reset(seed=seed)
-        self._running[i] = _Running(seed)
+        seen, _ = self._envs[i].reset(seed=self._episode(i).reset_seed())
+        self._running[i] = _Running()
         self.observations[i] = np.asarray(seen, np.float32).reshape(-1)
         if not np.isfinite(self.observations[i]).all():
             raise ConfigError(f"{self.spec.id} begins with an observation that is not finite", "mend the environment")
         if self.record_states:
             self.states[i] = get_state(self._envs[i])
+
+
+def replay(made: Made, episode: Episode, actions: Sequence[Any] | NDArray[Any]) -> Iterator[Floats]:
+    """Play an episode again in ``made.env``: its first observation ``[D]``, then the one after each action. The
+    environment stands at whatever was yielded last. Nothing is counted: these steps have been taken before."""
+    env, space = made.env, made.env.action_space
+    seen, _ = env.reset(seed=episode.reset_seed())
+    yield np.asarray(seen, np.float32).reshape(-1)
+    for length, raw in enumerate(actions, start=1):
+        if isinstance(space, spaces.Discrete):
+            action: Any = int(raw) + int(space.start)
+        else:
+            assert isinstance(space, spaces.Box)
+            action = np.minimum(np.maximum(raw, space.low), space.high).astype(np.float32)
+        seen, _, ended, cut, _ = env.step(action)
+        if made.restarts and (ended or cut):
+            seen, _ = env.reset(seed=episode.reset_seed(length))
+        yield np.asarray(seen, np.float32).reshape(-1)
 
 
 def episode_bounds(ends: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -1,0 +1,82 @@
+"""Observation statistics, and simulators' states out and in."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tiny_environments  # noqa: F401 - registers them
+
+from tropism.environments.making import EnvironmentSpec, make
+from tropism.environments.normalising import Normaliser
+from tropism.environments.states import get_state, set_state
+from tropism.errors import DataError
+
+
+def test_statistics_are_those_of_all_observations_together() -> None:
+    stream = np.random.default_rng(0)
+    parts = [stream.normal(5, 3, (n, 2, 4)).astype(np.float32) for n in (7, 1, 200)]
+    normaliser = Normaliser(4, active=True)
+    assert normaliser(parts[0]) is parts[0]  # nothing is known yet
+    for part in parts:
+        normaliser.update(part)
+    rows = np.concatenate([part.reshape(-1, 4) for part in parts]).astype(np.float64)
+    expected = (rows - rows.mean(0)) / rows.std(0)
+    assert np.allclose(normaliser(rows.astype(np.float32)), expected, atol=1e-5)
+
+
+def test_statistics_move_only_when_told_and_come_back_exactly() -> None:
+    stream = np.random.default_rng(0)
+    seen = stream.normal(size=(50, 3)).astype(np.float32)
+    normaliser = Normaliser(3, active=True)
+    normaliser.update(seen)
+    first = normaliser(seen)
+    assert np.array_equal(normaliser(seen), first)
+    other = Normaliser(3, active=True)
+    other.load(json.loads(json.dumps(normaliser.state())))
+    assert np.array_equal(other(seen), first)
+    other.update(seen + 1)
+    normaliser.update(seen + 1)
+    assert np.array_equal(other(seen), normaliser(seen))
+
+
+def test_far_observations_are_clipped_and_an_inactive_one_does_nothing() -> None:
+    seen = np.linspace(-1, 1, 11, dtype=np.float32)[:, None]
+    normaliser = Normaliser(1, active=True, clip=2.0)
+    normaliser.update(seen)
+    assert normaliser(np.array([[1e6], [-1e6]], np.float32)).tolist() == [[2.0], [-2.0]]
+    idle = Normaliser(1, active=False)
+    idle.update(seen)
+    assert idle(seen) is seen
+
+
+@pytest.mark.parametrize("name", ["HalfCheetah-v5", "Reacher-v5", "CartPole-v1", "Pendulum-v1", "MountainCar-v0"])
+def test_a_state_put_back_goes_on_the_same_way(name: str) -> None:
+    one, two = make(EnvironmentSpec(name)).env, make(EnvironmentSpec(name)).env
+    one.reset(seed=1)
+    two.reset(seed=2)
+    one.action_space.seed(0)
+    for _ in range(5):
+        one.step(one.action_space.sample())
+    state = get_state(one)
+    assert state is not None
+    kept = state.copy()
+    set_state(two, state)
+    assert np.array_equal(get_state(two), kept)
+    action = one.action_space.sample()
+    seen, seen_ = one.step(action)[0], two.step(action)[0]
+    assert np.array_equal(state, kept)  # a copy, not the simulator's own
+    # MuJoCo's solver begins from where it was; the rest is the same bits
+    assert np.allclose(seen, seen_, atol=1e-5)
+    assert "CartPole" not in name or np.array_equal(seen, seen_)
+
+
+def test_states_that_do_not_belong_are_refused() -> None:
+    cheetah, tiny = make(EnvironmentSpec("HalfCheetah-v5")).env, make(EnvironmentSpec("Tiny-v0")).env
+    tiny.reset(seed=0)
+    assert get_state(tiny) is None
+    with pytest.raises(DataError, match=r"\(3,\).* simulator"):
+        set_state(cheetah, np.zeros(3))
+    with pytest.raises(DataError, match="replay"):
+        set_state(tiny, np.zeros(3))
