@@ -71,6 +71,20 @@ def test_a_teacher_with_the_opposite_taste_gets_the_opposite() -> None:
     assert share_of_optimum(train(learner(asker=MemoryAsker(Contrary())))) < 0.2
 
 
+def test_a_myopic_teacher_looks_at_the_end() -> None:
+    class Seen(Oracle):
+        def answer(self, queries: Sequence[Query], context: QueryContext) -> list[Answer]:
+            for query in queries:
+                last = [slot[-1] for slot in context.step_utilities[query.id]]
+                choice = super().answer([query], context)[0].value["choice"]  # type: ignore[index]
+                agreed.append(choice == "ab"[int(last[1] > last[0])])
+            return super().answer(queries, context)
+
+    agreed: list[bool] = []
+    train(learner(total=3000, asker=MemoryAsker(Seen(discount=1e-6))))
+    assert all(agreed)
+
+
 def test_ratings_of_single_steps_teach_too() -> None:
     made = learner(
         asking=Asking(labels=120, kind="rating", validation_share=0.125),

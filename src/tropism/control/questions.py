@@ -98,7 +98,7 @@ class Questions:
         artifact = self.asker.keep(lambda folder: _write(folder, sides, self.environment))
         features = [side.features(self.shape) for side in sides]
         tasks, candidates, queries = [], [], []
-        utilities: dict[str, list[float]] = {}
+        utilities: dict[str, list[list[float]]] = {}
         for i in range(len(chosen)):
             payload = {
                 "environment": asdict(self.environment),
@@ -116,7 +116,7 @@ class Questions:
             order = shuffled(len(ids), self.seed, "shown", *ids)
             query = Query(task.id, kind, ids, order, self.asker.round)
             self.queries[query.id] = None
-            utilities[query.id] = [float(side.returns[i]) for side in sides]
+            utilities[query.id] = [side.rewards[i].tolist() for side in sides]
             for candidate, of_side in zip(shown, features, strict=True):
                 if candidate.id not in self._rows:
                     self._add(candidate, of_side[i])

@@ -46,10 +46,10 @@ class Asker(Protocol):
         tasks: Sequence[Task],
         candidates: Sequence[Candidate],
         queries: Sequence[Query],
-        utilities: Mapping[str, Sequence[float]] | None,
+        step_utilities: Mapping[str, Sequence[Sequence[float]]] | None,
     ) -> int:
-        """Put queries; ``utilities[query id]`` are true ones by slot, for oracles. Returns how many were answered: of
-        people 0 here. A skip is no answer."""
+        """Put queries; ``step_utilities[query id]`` ``[K][T]`` are true ones by slot and step, for oracles. Returns how
+        many were answered: of people 0 here. A skip is no answer."""
         ...
 
     def wait(self, first: bool = False) -> None:
@@ -86,10 +86,10 @@ class MemoryAsker:
         tasks: Sequence[Task],
         candidates: Sequence[Candidate],
         queries: Sequence[Query],
-        utilities: Mapping[str, Sequence[float]] | None,
+        step_utilities: Mapping[str, Sequence[Sequence[float]]] | None,
     ) -> int:
         """See ``Asker``; ratings are measured against the first questions ever put."""
-        context = QueryContext.build(tasks, candidates, utilities, standard=self._standard)
+        context = QueryContext.build(tasks, candidates, None, step_utilities, self._standard)
         self._standard = context.measure
         answered = 0
         for query, answer in zip(queries, self.teacher.answer(queries, context), strict=True):

@@ -211,7 +211,8 @@ def resolve(own: Mapping[str, Any], folder: Path) -> Config:
 def _refuse_myopic(feedback: Any, domain_class: type[Any]) -> None:
     """A myopic oracle needs ``step_gold``, an optional part of the domain protocol."""
     discount = feedback.oracle.discount
-    if feedback.teacher == "oracle" and discount < 1 and not hasattr(domain_class, "step_gold"):
+    knows = hasattr(domain_class, "step_gold") or hasattr(domain_class, "learn")  # an online domain tells its asker
+    if feedback.teacher == "oracle" and discount < 1 and not knows:
         raise ConfigError(
             f"feedback.oracle.discount = {discount}, but domain {domain_class.name} knows no utilities by step",
             "leave feedback.oracle.discount out, or give the domain a step_gold",

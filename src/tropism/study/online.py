@@ -80,7 +80,7 @@ class StudyAsker:
         tasks: Sequence[Task],
         candidates: Sequence[Candidate],
         queries: Sequence[Query],
-        utilities: Mapping[str, Sequence[float]] | None,
+        step_utilities: Mapping[str, Sequence[Sequence[float]]] | None,
     ) -> int:
         """See ``Asker``. Errors: ConfigError for an oracle where nobody knows true utilities."""
         self.log.add_tasks(tasks)
@@ -88,9 +88,9 @@ class StudyAsker:
         self.log.add_queries(queries)
         if not self.answers_at_once:
             return 0
-        if utilities is None:
+        if step_utilities is None:
             raise ConfigError('feedback.teacher = "oracle" where nobody knows true utilities', 'ask "person"')
-        context = QueryContext.build(tasks, candidates, utilities, standard=self.standard)
+        context = QueryContext.build(tasks, candidates, None, step_utilities, self.standard)
         self.standard = context.measure
         self.log.register_teacher(self._oracle.id, self._oracle.kind)
         answers = self._oracle.answer(queries, context)
