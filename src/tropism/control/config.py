@@ -75,6 +75,8 @@ class EvaluationSection(Section):
     tolerance: float = Field(default=0.05, ge=0)
     """How far the true return may fall, as a share of what was gained over random actions, before a round is rolled
     back."""
+    clips: int = Field(default=2, ge=0, le=10)
+    """Starts that the report shows as clips, before and after; 0: none, and nothing is drawn."""
 
 
 class AskedSection(BaseModel):

@@ -21,12 +21,13 @@ from tropism.control.algorithms import ALGORITHMS
 from tropism.control.config import ControlConfig
 from tropism.control.coverage import coverage
 from tropism.control.evaluate import Returns, evaluate, random_returns
+from tropism.control.footage import clip_name, film
 from tropism.control.policy import load_policy, save_policy
 from tropism.control.preferences import PreferenceLearner
 from tropism.control.reward_network import load_reward
 from tropism.environments.stepping import Environments
 from tropism.errors import ConfigError, DataError
-from tropism.evaluation.intervals import bootstrap_mean, bootstrap_paired
+from tropism.evaluation.intervals import Interval, bootstrap_mean, bootstrap_paired
 from tropism.feedback.asking import Asker
 from tropism.feedback.records import Candidate, Split, Task
 from tropism.reward.assessment import assess
@@ -37,6 +38,17 @@ from tropism.runtime.stage import Made, StageRun
 
 ACTIVITY = "learn"
 RANDOM_EPISODES = 20
+STARTS_SEED = 0
+"""One seed for every evaluation: all rounds, and studies of other seeds, are judged on the same starts."""
+WORDS = {
+    "about": "episodes",
+    "reference": "untrained policy",
+    "short": "Untrained",
+    "over": "the untrained policy",
+    "items": "starts",
+    "item": "start",
+}
+"""What a report calls things here (``study/report/words.py``)."""
 
 
 class ControlDomain:
@@ -61,14 +73,14 @@ class ControlDomain:
             )
 
     def initial_policy(self, run: StageRun) -> Made:
-        """An untrained policy. Values: the environment's spaces, and what random actions are worth."""
+        """An untrained policy. Values: the environment's spaces, what random actions are worth, the report's words."""
         agent = self._agent(run.seed)
         with run.making("policy") as folder:
             save_policy(folder, agent.policy(), self.spec, {"role": "untrained"})
         chance = random_returns(self.spec, RANDOM_EPISODES, derive(run.seed, "random"))
         e = agent.environments
         values = {"observations": e.observation_size, "actions": e.actions, "discrete": e.discrete}
-        values |= {"horizon": e.horizon, "random_return": chance.mean}
+        values |= {"horizon": e.horizon, "random_return": chance.mean, "words": WORDS}
         e.close()
         return Made({"policy": run.folder / "policy"}, values)
 
@@ -85,9 +97,10 @@ class ControlDomain:
         saved = time.monotonic()
         while not learner.finished:
             _, metrics = learner.step()
-            run.log(learner.turns, metrics)
+            steps = learner.agent.environments.steps
+            run.log(learner.turns, metrics | {"environment/steps": float(steps)})
             note = f"{learner.answered} answers, true return {learner.recent_return:.4g}"
-            run.progress.update(ACTIVITY, learner.agent.environments.steps, learner.total, note)
+            run.progress.update(ACTIVITY, steps, learner.total, note)
             stop = run.stop_requested()
             if stop or time.monotonic() - saved > self.config.agent.checkpoint_seconds:
                 tensors, meta = learner.state()
@@ -100,25 +113,30 @@ class ControlDomain:
     def evaluate(
         self, policy: Path, policy_id: str, reference: Path, previous: Path | None, reward: Path | None, run: StageRun
     ) -> Made:
-        """True returns on the same starts for all policies; a round is promoted if it did not lose what was gained."""
-        seed, episodes = derive(run.seed, "starts"), self.config.evaluation.episodes
-        played = {
-            name: evaluate(load_policy(folder).actor, self.spec, episodes, seed)
+        """True returns on the same starts for all policies; a round is promoted if it did not lose what was gained.
+        Values beside those of every domain: ``clips``, how many starts are shown and why not."""
+        seed, settings = derive(STARTS_SEED, "starts"), self.config.evaluation
+        actors = {
+            name: load_policy(folder).actor
             for name, folder in {"policy": policy, "reference": reference, "previous": previous or reference}.items()
         }
-        own, first, before = (played[name] for name in ("policy", "reference", "previous"))
-        chance = random_returns(self.spec, RANDOM_EPISODES, derive(run.seed, "random")).mean
-        metrics = _metrics(own, first, before, chance)
-        floor = before.mean - self.config.evaluation.tolerance * max(abs(before.mean - chance), 1e-9)
-        holds = own.mean >= floor
+        played = {name: evaluate(actor, self.spec, settings.episodes, seed) for name, actor in actors.items()}
+        chance = random_returns(self.spec, settings.episodes, seed)
+        metrics = _metrics(played, chance)
+        own, before = (played[name].mean for name in ("policy", "previous"))
+        floor = before - settings.tolerance * max(abs(before - chance.mean), 1e-9)
         run.log(0, {f"evaluation/{name}": value for name, value in metrics.items()})
+        shown, why = min(settings.clips, settings.episodes), ""
         with run.making("samples") as folder:
-            rows = [_sample(i, played) for i in range(min(episodes, 5))]
+            if shown:
+                seen = {name: actors[name] for name in ("reference", "policy")}
+                why = film(seen, self.spec, settings.episodes, seed, shown, folder)
+            rows = [_sample(i, played, bool(i < shown and not why)) for i in range(settings.episodes)]
             (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-        kept = {"true_return": {"value": own.mean, "floor": floor, "holds": holds}}
-        reasons = [] if holds else [f"the true return fell to {own.mean:.4g}, below {floor:.4g}"]
-        values = {"metrics": metrics, "kept": kept, "promote": holds, "reasons": reasons}
-        return Made({"samples": run.folder / "samples"}, values)
+        kept = {"true_return": {"value": own, "floor": floor, "holds": own >= floor}}
+        reasons = [] if own >= floor else [f"the true return fell to {own:.4g}, below {floor:.4g}"]
+        values = {"metrics": metrics, "kept": kept, "promote": own >= floor, "reasons": reasons}
+        return Made({"samples": run.folder / "samples"}, values | {"clips": {"starts": shown, "why_none": why}})
 
     def describe(self, candidate: Candidate) -> Mapping[str, Any]:
         """What a viewer may show: where the segment lies, never its true return."""
@@ -175,18 +193,34 @@ class ControlDomain:
         return assess(scores.numpy(), data, gold=truth, judgements=judgements).as_json()
 
 
-def _metrics(own: Returns, first: Returns, before: Returns, chance: float) -> dict[str, float]:
-    found = {"random_return": chance}
-    for name, played in (("", own), ("reference_", first), ("previous_", before)):
-        interval = bootstrap_mean(played.returns)
-        found |= {f"{name}true_return": interval.value, f"{name}length": float(played.lengths.mean())}
-        found |= {f"{name}true_return_low": interval.low, f"{name}true_return_high": interval.high}
-    gained = bootstrap_paired(own.returns, first.returns)
-    found |= {"gain": gained.value, "gain_low": gained.low, "gain_high": gained.high}
-    wins = bootstrap_mean(np.where(own.returns == first.returns, 0.5, own.returns > first.returns))
-    return found | {"win_rate": wins.value, "win_rate_low": wins.low, "win_rate_high": wins.high}
+def _metrics(played: Mapping[str, Returns], chance: Returns) -> dict[str, float]:
+    own, first, before = (played[name] for name in ("policy", "reference", "previous"))
+    found: dict[str, float] = {}
+    for name, returns in (
+        ("random_return", chance),
+        ("true_return", own),
+        ("reference_true_return", first),
+        ("previous_true_return", before),
+    ):
+        found |= _with_ends(name, bootstrap_mean(returns.returns))
+    for name, returns in (("", own), ("reference_", first), ("previous_", before)):
+        found[f"{name}length"] = float(returns.lengths.mean())
+    found |= _with_ends("gain", bootstrap_paired(own.returns, first.returns))
+    found |= _with_ends("gain_previous", bootstrap_paired(own.returns, before.returns))
+    wins = np.where(own.returns == first.returns, 0.5, own.returns > first.returns)
+    return found | _with_ends("win_rate", bootstrap_mean(wins))
 
 
-def _sample(i: int, played: Mapping[str, Returns]) -> dict[str, Any]:
-    outputs = {name: {"text": f"{int(r.lengths[i])} steps", "gold": float(r.returns[i])} for name, r in played.items()}
-    return {"prompt": f"episode {i + 1}", "kind": "episode", "outputs": outputs}
+def _with_ends(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _sample(i: int, played: Mapping[str, Returns], clips: bool) -> dict[str, Any]:
+    """The i-th start: each policy's true return and steps there, and the file of its clip."""
+    outputs: dict[str, dict[str, Any]] = {}
+    for name, returns in played.items():
+        steps = int(returns.lengths[i])
+        outputs[name] = {"text": f"{steps} steps", "gold": float(returns.returns[i]), "steps": steps}
+        if clips and name != "previous":
+            outputs[name]["clip"] = clip_name(name, i)
+    return {"prompt": f"start {i + 1}", "kind": "episode", "outputs": outputs}
