@@ -179,7 +179,8 @@ class PreferenceLearner:
         self._remember(steps)
         self.turns += 1
         known = {"preferences/labels": float(self.answered), "preferences/asked": float(len(self.questions.queries))}
-        return steps, metrics | learned | known | {"episode/true_return": self.recent_return}
+        known |= {"episode/true_return": self.recent_return, "environment/steps": float(self.agent.environments.steps)}
+        return steps, metrics | learned | known
 
     @property
     def recent_return(self) -> float:
