@@ -170,3 +170,38 @@ def test_open_environment_has_a_limit() -> None:
     assert [env.step(np.zeros(1, np.float32))[3] for _ in range(3)] == [False, False, True]
     with pytest.raises(ConfigError, match="variable horizon"):
         FixedHorizon(make(EnvironmentSpec("Tiny-v0")))
+
+
+def test_a_reward_of_the_users_own(tmp_path: Path) -> None:
+    file = tmp_path / "wanted.py"
+    file.write_text(
+        "def height(env, action, seen):\n    return float(seen[0])\n\ndef text(env, action, seen):\n    return 'high'\n"
+    )
+    spec = EnvironmentSpec("CartPole-v1", reward=f"{file}:height")
+    environments = Environments(spec, 2, 0)
+    step = environments.step(np.zeros(2))
+    assert np.allclose(step.rewards, step.successors[:, 0])
+    with pytest.raises(ConfigError, match="returned 'high'"):
+        Environments(EnvironmentSpec("CartPole-v1", reward=f"{file}:text"), 1, 0).step(np.zeros(1))
+    with pytest.raises(ConfigError, match="has no function 'heigt'"):
+        make(EnvironmentSpec("CartPole-v1", reward=f"{file}:heigt"))
+
+
+def test_a_backflip_is_judged_by_the_simulators_state() -> None:
+    spec = EnvironmentSpec(
+        "Hopper-v5", {"terminate_when_unhealthy": False}, reward="tropism.environments.tricks:hopper_backflip"
+    )
+    env = make(spec).env
+    env.reset(seed=0)
+    bare = env.unwrapped
+
+    def judged(height: float, rate: float) -> float:
+        position, speed = bare.init_qpos.copy(), bare.init_qvel.copy()
+        position[1], speed[2] = height, rate
+        bare.set_state(position, speed)
+        return float(env.step(np.zeros(3))[1])
+
+    assert judged(3.0, -5.0) > 0.03  # in the air, backwards
+    assert judged(3.0, 5.0) < -0.03
+    assert judged(1.2, 0.0) == 0.01  # standing
+    assert judged(0.3, 0.0) == -0.02  # lying

@@ -75,6 +75,15 @@ def test_a_segment_says_how_it_came_about(spec: EnvironmentSpec, record: bool) -
             assert np.array_equal(seen[-1], segment.successors[-1])
 
 
+def test_a_simulator_without_states_is_replayed() -> None:
+    """Though states were asked for."""
+    (chunk,) = chunks(Environments(EnvironmentSpec("Tiny-v0"), 1, seed=1, record_states=True), 1, 10)
+    segment = chunk.cut(3, 0, 5)
+    assert segment.states is None
+    assert segment.played is not None
+    assert len(segment.played) == segment.start == 3
+
+
 def test_segments_are_copies() -> None:
     environments = Environments(EnvironmentSpec("Tiny-v0"), 1, seed=1)
     (chunk,) = chunks(environments, 1, 10)

@@ -11,7 +11,8 @@ import torch
 from tropism.engine.generation import Generation
 from tropism.errors import ConfigError, RewardError
 from tropism.feedback.records import Task
-from tropism.language.rewards import CallableReward, FunctionReward, RewardSum, load_function
+from tropism.language.rewards import CallableReward, FunctionReward, RewardSum
+from tropism.settings.functions import load_function
 
 TASKS = [Task("train", {"prompt": f"question {i}", "answer": i}) for i in range(3)]
 TEXTS = ["a", "b b", "c c c"]

@@ -36,9 +36,13 @@ class EnvironmentSection(Section):
     penalty: float = 1.0
     """Taken from the true reward where a fixed episode would have ended and starts again instead."""
 
+    reward: str = ""
+    """A Python function that says what is wanted, not the environment's own reward: ``file.py:name``, called with
+    (the bare environment after the step, action, observation). Oracles judge by it; agents never see it."""
+
     def spec(self) -> EnvironmentSpec:
         """The environment alone."""
-        return EnvironmentSpec(self.id, dict(self.arguments), self.horizon, self.steps, self.penalty)
+        return EnvironmentSpec(self.id, dict(self.arguments), self.horizon, self.steps, self.penalty, self.reward)
 
 
 class AgentSection(Section):

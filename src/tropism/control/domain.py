@@ -35,6 +35,8 @@ from tropism.reward.dataset import RewardData
 from tropism.runtime.checkpoints import load_state, save_state
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
+from tropism.settings.functions import function_digest
+from tropism.settings.paths import PathKind
 
 ACTIVITY = "learn"
 RANDOM_EPISODES = 20
@@ -62,6 +64,8 @@ class ControlDomain:
         "evaluate": ("environment", "evaluation"),
     }
 
+    path_settings: ClassVar[Mapping[str, PathKind]] = {"environment.reward": "function"}
+
     def __init__(self, config: ControlConfig) -> None:
         self.config, self.spec = config, config.environment.spec()
         config.feedback.asking()
@@ -71,6 +75,10 @@ class ControlDomain:
                 "how the agent does, and a reward learns that instead of the task",
                 'set environment.horizon = "fixed", or preferences.allow_variable_horizon = true',
             )
+
+    def code_digests(self, kind: str) -> Mapping[str, str]:
+        """Digest of the user's reward, which every stage plays by."""
+        return {"environment.reward": function_digest(self.spec.reward)} if self.spec.reward else {}
 
     def initial_policy(self, run: StageRun) -> Made:
         """An untrained policy. Values: the environment's spaces, what random actions are worth, the report's words."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from gymnasium import spaces
 
 from tropism.environments.mujoco_setup import compiling, settle_drawing
 from tropism.errors import ConfigError
+from tropism.settings.functions import load_function
 
 Horizon = Literal["variable", "fixed"]
 HEALTH = "terminate_when_unhealthy"
@@ -35,7 +37,9 @@ class EnvironmentSpec:
     """What an environment is: its id, arguments of its constructor, how long an episode lasts.
 
     ``horizon = "fixed"``: every episode has ``steps`` steps (0: the environment's own limit). ``penalty`` is subtracted
-    from the true reward wherever a fixed episode would have ended.
+    from the true reward wherever a fixed episode would have ended. ``reward``: a Python function that says what is
+    wanted instead of the environment's own reward, ``file.py:name`` or ``package.module:name``; called with (the bare
+    environment after the step, the action, the observation), it returns a number.
     """
 
     id: str
@@ -43,6 +47,7 @@ class EnvironmentSpec:
     horizon: Horizon = "variable"
     steps: int = 0
     penalty: float = 1.0
+    reward: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,28 @@ def make(spec: EnvironmentSpec, render: bool = False, width: int = 240, height: 
     if restarts and not steps:
         raise ConfigError(f"{spec.id} has no time limit, so its episodes have no fixed length", "set environment.steps")
     _check_spaces(spec.id, env)
-    return Made(_bare(env), steps, restarts, spec.penalty)
+    bare = _bare(env)
+    return Made(Judged(bare, spec.reward) if spec.reward else bare, steps, restarts, spec.penalty)
+
+
+class Judged(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment whose true reward is a user's function."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], reference: str) -> None:
+        super().__init__(env)
+        self.reference, self._judge = reference, load_function(reference)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """As the environment's, but for the reward. Errors: ConfigError where the function gives no finite number."""
+        seen, _, ended, cut, about = self.env.step(action)
+        given = self._judge(self.unwrapped, action, seen)
+        try:
+            reward = float(given)
+        except (TypeError, ValueError):
+            reward = math.nan
+        if not math.isfinite(reward):
+            raise ConfigError(f"environment.reward {self.reference} returned {given!r:.60}", "return a finite number")
+        return seen, reward, ended, cut, about
 
 
 def _spec_of(id_: str) -> Any:

@@ -29,9 +29,10 @@ from tropism.language.config import EvaluationSection, SamplingSection
 from tropism.language.evaluate import Evaluator
 from tropism.language.policy import LanguagePolicy
 from tropism.language.reward_text import shares_ids
-from tropism.language.rewards import FunctionReward, RewardSource, call_function, load_function
+from tropism.language.rewards import FunctionReward, RewardSource, call_function
 from tropism.runtime.precision import Precision, resolve_precision
 from tropism.runtime.stage import ProgressSink, StageRun
+from tropism.settings.functions import load_function
 from tropism.settings.paths import PathKind
 
 

@@ -16,9 +16,10 @@ from tropism.jobs.inputs import digest_of
 from tropism.language.policy import LanguagePolicy
 from tropism.language.reward_network import LearnedReward, rows_of
 from tropism.language.reward_text import Answered
-from tropism.language.rewards import FunctionReward, RewardSource, RewardSum, function_digest, load_function
+from tropism.language.rewards import FunctionReward, RewardSource, RewardSum
 from tropism.language.rollouts import sample_candidates
 from tropism.runtime.precision import Precision
+from tropism.settings.functions import function_digest, load_function
 from tropism.settings.sections import Section
 
 

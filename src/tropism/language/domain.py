@@ -28,7 +28,7 @@ from tropism.language.policy import ActorCritic, LanguagePolicy
 from tropism.language.policy_card import base_card, improved_card
 from tropism.language.ppo import PpoTrainer
 from tropism.language.reward_network import LearnedReward
-from tropism.language.rewards import FunctionReward, RewardSource, RewardSum, function_digest, load_function
+from tropism.language.rewards import FunctionReward, RewardSource, RewardSum
 from tropism.language.rollouts import sample_candidates
 from tropism.language.sft import fine_tune
 from tropism.language.worlds import load_world
@@ -36,6 +36,7 @@ from tropism.monitoring.overoptimisation import detect
 from tropism.runtime.precision import resolve_precision
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
+from tropism.settings.functions import function_digest, load_function
 
 FROZEN = 0
 """Seed of the test prompts: the same in every round and every study of a world."""

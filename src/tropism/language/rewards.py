@@ -5,18 +5,13 @@ The KL penalty is not here: it is paid per token, in ``ppo.py``.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from tropism.digests import digest_file
 from tropism.engine.generation import Generation
 from tropism.errors import ConfigError, RewardError
 from tropism.feedback.records import Task
@@ -34,51 +29,6 @@ class RewardSource(Protocol):
     def __call__(self, tasks: Sequence[Task], generation: Generation, texts: Sequence[str]) -> Tensor:
         """Scores fp32 ``[B]``, unweighted."""
         ...
-
-
-def load_function(reference: str) -> TextReward:
-    """The function behind ``file.py:function`` or ``package.module:function``; ConfigError naming what is missing."""
-    place, _, name = reference.rpartition(":")
-    if not place or not name:
-        raise ConfigError(f"'{reference}' names no function", "write file.py:function or package.module:function")
-    if place.endswith(".py"):
-        path = Path(place)
-        if not path.is_file():
-            fix = "check the path; it is seen from the folder of the file that names it"
-            raise ConfigError(f"reward file {path} does not exist", fix)
-        spec = importlib.util.spec_from_file_location(
-            f"tropism_user_{hashlib.sha256(place.encode()).hexdigest()[:8]}", path
-        )
-        assert spec is not None  # a .py file always has a loader
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:  # a user's file may call exit() where it is no script
-            problem = f"reward file {path} cannot be run: {type(error).__name__}: {error}"
-            raise ConfigError(problem, "mend the file: python FILE must run without an error") from error
-    else:
-        try:
-            module = importlib.import_module(place)
-        except ImportError as error:
-            raise ConfigError(
-                f"module '{place}' cannot be imported: {error}", "install it or correct the name"
-            ) from error
-    function = getattr(module, name, None)
-    if function is None or not callable(function):
-        public = [n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_")]
-        raise ConfigError(f"'{place}' has no function '{name}'", f"it has: {', '.join(public) or 'none'}")
-    return function
-
-
-def function_digest(reference: str) -> str:
-    """Digest of the source file behind a function that :func:`load_function` takes; ConfigError if it has none."""
-    load_function(reference)  # whatever is wrong with it is said there
-    place = reference.rpartition(":")[0]
-    file = place if place.endswith(".py") else getattr(importlib.import_module(place), "__file__", None)
-    if file is None:
-        raise ConfigError(f"module '{place}' of reward {reference} has no file", "put the function into a .py file")
-    return digest_file(Path(file))
 
 
 @dataclass

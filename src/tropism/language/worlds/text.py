@@ -16,9 +16,10 @@ from tropism.data.records import Record, Rejected, payload
 from tropism.digests import digest
 from tropism.errors import ConfigError, DataError, ModelError
 from tropism.feedback.records import Split, Task
-from tropism.language.rewards import call_function, load_function
+from tropism.language.rewards import call_function
 from tropism.language.worlds.base import ModelSettings, Phase
 from tropism.runtime.seeding import derive, permutation
+from tropism.settings.functions import load_function
 
 if TYPE_CHECKING:  # the section's class imports worlds.base
     from tropism.language.config import WorldSection
