@@ -105,7 +105,7 @@ class Sac(OffPolicy):
         self.targets.copy_(self.critics.params)
 
     def _chance(self, stream: np.random.Generator, steps: int, done: float) -> tuple[Floats, bool]:
-        """Before anything can be learned actions are drawn evenly from the space."""
+        """Until there is enough to learn from, actions are drawn evenly from the space (for a whole ``advance``)."""
         n, s = self.environments.count, self.settings
         if self.acted * n < s.learning_starts:
             return stream.uniform(-1, 1, (steps, n, self.environments.actions)).astype(np.float32), True
@@ -142,6 +142,7 @@ class Sac(OffPolicy):
         targets = td_targets(drawn.rewards, soft, drawn.terminated, drawn.discounts)
         values = self._value(self._critics, drawn.observations, (drawn.actions - self._middle) / self._reach)
         targets = targets.expand_as(values)
+        # divided by 2n: half the mean square of each critic
         loss, mean = value_loss(values, values, targets, self._all, 2 * n).loss, values.mean()
         d = value_loss_grad(values, values, targets, self._all, 2 * n)[..., None]
         self._critic_passes.backward(self._critics, d, self._critic_grads)
