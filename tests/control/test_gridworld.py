@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from tropism.environments.gridworld import ID, MOVES, Gridworld, TabularMdp, gridworld
+from tropism.environments.gridworld import ID, MOVES, NAME, Gridworld, TabularMdp, gridworld
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.stepping import Environments
 from tropism.errors import ConfigError
@@ -68,7 +68,7 @@ def test_played_by_its_id() -> None:
         step = environments.step(np.full(2, STAY, np.float32))
         assert step.truncated.all() == (t == 2)
     assert not step.terminated.any()
-    assert ID in gymnasium.registry
+    assert NAME in gymnasium.registry
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Gridworlds with known dynamics: as arrays for exact methods, and as a Gymnasium environment for sampled ones.
 
-Importing this file registers ``tropism/Gridworld-v0`` (observation and action are Discrete; set ``environment.steps``
-to the horizon). Both forms are made of the same arguments, so what was solved exactly can be played.
+Importing this file registers ``tropism/Gridworld-v0``; its id with the module's name in front (``ID``) imports it where
+needed. Observation and action are Discrete; ``environment.steps`` is the horizon. Both forms are made of the same
+arguments, so what was solved exactly can be played.
 
 Left out: rewards that depend on the successor, terminal states (an absorbing cell is one whose walls leave no way out),
 partial observability.
@@ -22,7 +23,8 @@ from tropism.errors import ConfigError
 
 Doubles = NDArray[np.float64]
 Cell = tuple[int, int]
-ID = "tropism/Gridworld-v0"
+NAME = "tropism/Gridworld-v0"
+ID = f"{__name__}:{NAME}"
 MOVES: tuple[Cell, ...] = ((-1, 0), (0, 1), (1, 0), (0, -1), (0, 0))
 """(row, column) of the actions up, right, down, left, stay."""
 
@@ -138,5 +140,5 @@ class Gridworld(gymnasium.Env[int, int]):
         return min(found, int(np.flatnonzero(probabilities)[-1]))  # the sum may end a rounding below 1
 
 
-if ID not in gymnasium.registry:
-    gymnasium.register(ID, entry_point=Gridworld)
+if NAME not in gymnasium.registry:
+    gymnasium.register(NAME, entry_point=Gridworld)
