@@ -122,10 +122,10 @@ def test_segments_do_not_cross_an_episode(trained: PreferenceLearner) -> None:
     for environments in (range(7), range(7, 8)):
         places = trained.pool.places(environments)
         assert len(places)
-        for chunk, env, first in places.tolist():
-            ends = trained.pool.chunks[chunk].ends[first : first + 4, env]
+        for chunk, first, env in places.tolist():
+            ends = trained.pool.chunks[chunk].steps.ends[first : first + 4, env]
             assert not ends.any()
-    cut = trained.pool.cut(trained.pool.places(range(8)))
+    cut = trained.pool.rows(trained.pool.places(range(8)))
     assert np.array_equal(cut.observations[:, 1:], cut.successors[:, :-1])
 
 

@@ -27,6 +27,8 @@ from tropism.control.questions import Kind, Questions
 from tropism.control.reward_network import Form, LearnedReward, SegmentEnsemble, SegmentScores, Shape, freeze
 from tropism.control.rollouts import RewardFunction, Steps
 from tropism.control.state_entropy import StateEntropy
+from tropism.environments.segments import Chunk
+from tropism.environments.stepping import Episode, Place
 from tropism.errors import ConfigError
 from tropism.feedback.asking import Asker
 from tropism.reward.dataset import RewardData
@@ -169,13 +171,13 @@ class PreferenceLearner:
             self.asker.wait(first=True)
             metrics |= self._fit_if_new()
         paying: RewardFunction = self.reward or self.entropy
-        before = self.agent.environments.steps
+        before = self.agent.environments.place()
         steps, learned = self.agent.advance(paying, self.done)
-        self.pool.add(steps)
+        self.pool.chunks.append(self._chunk(steps, before))
         if self.reward is None:
             self.entropy.add(steps.observations)
             if self.sessions:
-                self.waited += self.agent.environments.steps - before
+                self.waited += self.agent.environments.steps - before.steps
         self._remember(steps)
         self.turns += 1
         known = {"preferences/labels": float(self.answered), "preferences/asked": float(len(self.questions.queries))}
@@ -215,10 +217,13 @@ class PreferenceLearner:
         e = self.agent.environments
         length = max(self.settings.segment_length * 2, 256)
         for chunk in range(self.settings.explore_chunks):
-            steps = Steps.room(e, length)
+            steps, before = Steps.room(e, length), e.place()
             for t in range(length):
                 steps.take(t, e, self.agent.act(e.observations, derive(self.seed, "explore", chunk, t)))
-            self.pool.add(steps)
+            self.pool.chunks.append(self._chunk(steps, before))
+
+    def _chunk(self, steps: Steps, before: Place) -> Chunk:
+        return Chunk(self.agent.environments.spec, steps, before, self.asker.policy_id)
 
     def _ask_if_due(self) -> dict[str, float]:
         """Ask for what is missing, on train and held-out segments; skips are asked for again, elsewhere."""
@@ -306,12 +311,16 @@ class PreferenceLearner:
         tensors, meta = self.agent.state()
         asked, about = self.questions.state()
         joined = {f"agent.{k}": v for k, v in tensors.items()} | {f"questions.{k}": v for k, v in asked.items()}
+        chunks = []
         for number, chunk in enumerate(self.pool.chunks):
-            joined |= {f"pool.{number}.{k}": torch.from_numpy(getattr(chunk, k)) for k in _ARRAYS}
+            joined |= {f"pool.{number}.{k}": torch.from_numpy(getattr(chunk.steps, k)) for k in _ARRAYS}
+            joined |= {f"played.{number}.{n}": torch.from_numpy(p) for n, p in enumerate(chunk.before.played)}
+            episodes = [asdict(e) for e in chunk.before.episodes]
+            chunks.append({"steps": chunk.before.steps, "episodes": episodes, "policy": chunk.policy})
         joined |= {f"entropy.{k}": v for k, v in self.entropy.state().items()}
         joined["visited"] = torch.from_numpy(self.visited)
         rest: dict[str, Any] = {
-            "agent": meta, "questions": about, "chunks": len(self.pool.chunks), "answered": self.answered,
+            "agent": meta, "questions": about, "chunks": chunks, "answered": self.answered,
             "sessions": self.sessions, "fitted_on": self.fitted_on, "turns": self.turns, "reward": None,
             "episodes": self.episodes, "waited": self.waited,
         }  # fmt: skip
@@ -331,9 +340,14 @@ class PreferenceLearner:
         self.questions.restore(part("questions"), meta["questions"])
         self.entropy.load(part("entropy"))
         self.pool.chunks.clear()
-        for number in range(meta["chunks"]):
+        for number, about in enumerate(meta["chunks"]):
             arrays = {k: v.numpy() for k, v in part(f"pool.{number}").items()}
-            self.pool.add(Steps(**arrays, states=None))
+            played = part(f"played.{number}")
+            episodes = [Episode(**e) for e in about["episodes"]]
+            before = Place(about["steps"], episodes, [played[str(n)].numpy() for n in range(len(episodes))])
+            # without simulator states: what is shown of these steps is played again
+            steps = Steps(**arrays, states=None)
+            self.pool.chunks.append(Chunk(self.agent.environments.spec, steps, before, about["policy"]))
         for name in ("answered", "sessions", "fitted_on", "turns", "waited"):
             setattr(self, name, meta[name])
         self.episodes = [(int(at), float(returned), int(length)) for at, returned, length in meta["episodes"]]

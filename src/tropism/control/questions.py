@@ -9,7 +9,6 @@ Left out: showing them (``environments/clips.py``).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,21 +16,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tropism.control.networks import Floats
-from tropism.control.queries import Chosen, SegmentRows
+from tropism.control.queries import Chosen, SegmentPool, SegmentRows
 from tropism.control.reward_network import Shape
 from tropism.environments.making import EnvironmentSpec
+from tropism.environments.segments import Segment
 from tropism.errors import DataError
 from tropism.feedback.asking import Asker
 from tropism.feedback.chance import shuffled
 from tropism.feedback.records import Candidate, Judgement, Provenance, Query, Split, Task
-from tropism.runtime.checkpoints import load_tensors, save_tensors
 
 Kind = Literal["comparison", "rating"]
-SEGMENTS = "segments.safetensors"
-"""The file of a session's segments, in the artifact that its candidates name."""
 
 
 class Questions:
@@ -41,7 +39,6 @@ class Questions:
         self.asker, self.shape, self.environment, self.goal, self.seed = asker, shape, environment, goal, seed
         self._rows: dict[str, int] = {}
         self._features: list[Tensor] = []
-        self._read: dict[str, Tensor] = {}
         self.queries: dict[str, None] = {}
         """Ids of the questions put so far, in their order."""
 
@@ -68,12 +65,9 @@ class Questions:
     def _kept(self, candidate: Candidate) -> Tensor:
         if "artifact" not in candidate.content:
             raise DataError(f"segment {candidate.id} is kept nowhere", "ask about it in this run")
-        artifact = candidate.content["artifact"]
-        if artifact not in self._read:
-            arrays = load_tensors(self.asker.folder(artifact) / SEGMENTS)
-            names = ("observations", "actions", "successors")
-            self._read[artifact] = self.shape.features(*(arrays[name].numpy() for name in names))
-        return self._read[artifact][candidate.content["row"]]
+        folder = self.asker.folder(candidate.content["artifact"])
+        kept = Segment.read(segment_folder(folder, candidate.content["row"]))
+        return self.shape.features(kept.observations, kept.actions, kept.successors)
 
     def steps(self) -> Tensor:
         """Every step of every segment asked about, ``[n, width]``."""
@@ -94,8 +88,9 @@ class Questions:
     def put(self, chosen: Chosen, kind: Kind, split: Split, at: int) -> int:
         """Ask about pairs, or for ratings about the first of each; ``at``: the environment step. Returns how many were
         answered."""
-        sides = (chosen.first, chosen.second) if kind == "comparison" else (chosen.first,)
-        artifact = self.asker.keep(lambda folder: _write(folder, sides, self.environment))
+        places = (chosen.first, chosen.second) if kind == "comparison" else (chosen.first,)
+        artifact = self.asker.keep(lambda folder: _write(folder, chosen.pool, places))
+        sides = [chosen.pool.rows(at_) for at_ in places]
         features = [side.features(self.shape) for side in sides]
         tasks, candidates, queries = [], [], []
         utilities: dict[str, list[list[float]]] = {}
@@ -140,20 +135,22 @@ class Questions:
         self.queries = dict.fromkeys(meta["queries"])
 
 
+def segment_folder(folder: Path, row: int) -> Path:
+    """Where a candidate's segment (``environments.segments``) lies in its artifact."""
+    return folder / f"{row:05d}"
+
+
 def _content(side: SegmentRows, i: int, artifact: str, row: int) -> dict[str, Any]:
     """What a candidate is: the digest of its numbers, and where they are kept."""
     hashed = hashlib.sha256(side.observations[i].tobytes() + side.actions[i].tobytes())
     content: dict[str, Any] = {"segment": hashed.hexdigest()[:32], "length": int(side.observations.shape[1])}
-    content["true_return"] = float(side.returns[i])
+    content["true_return"] = float(side.rewards[i].sum(dtype=np.float64))
     return content | ({"artifact": artifact, "row": row} if artifact else {})
 
 
-def _write(folder: Path, sides: Sequence[SegmentRows], environment: EnvironmentSpec) -> None:
-    """The segments of one session, side after side, as tensors ``[S, L, …]``."""
-    names = ("observations", "actions", "successors", "rewards")
-    arrays = {name: torch.from_numpy(np.concatenate([getattr(side, name) for side in sides])) for name in names}
-    if all(side.states is not None and side.states[0][0] is not None for side in sides):
-        states = np.concatenate([np.array(side.states) for side in sides])
-        arrays["states"] = torch.from_numpy(states)
-    save_tensors(folder / SEGMENTS, arrays)
-    (folder / "environment.json").write_text(json.dumps(asdict(environment), sort_keys=True) + "\n", "utf-8")
+def _write(folder: Path, pool: SegmentPool, sides: Sequence[NDArray[np.int64]]) -> None:
+    """The segments of one session, side after side, each in a folder of its own."""
+    for row, segment in enumerate(segment for places in sides for segment in pool.segments(places)):
+        place = segment_folder(folder, row)
+        place.mkdir()
+        segment.write(place)
