@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tropism.control.questions import segment_folder
 from tropism.control.reward_network import load_reward
+from tropism.environments.making import make as make_environment
+from tropism.environments.segments import Segment
+from tropism.environments.stepping import replay
 from tropism.errors import ConfigError, DataError
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.people import register_person
@@ -78,6 +82,19 @@ def test_segments_stay_when_garbage_is_collected(done: Study) -> None:
     assert shown <= live_artifacts(done.database)
     done.gc()
     assert all(done.artifacts.has(digest) for digest in shown)
+
+
+def test_what_was_asked_about_can_be_seen_again(done: Study) -> None:
+    candidate = next(iter(FeedbackLog(done.database).candidates().values()))
+    folder = done.artifacts.path(candidate.content["artifact"])
+    segment = Segment.read(segment_folder(folder, candidate.content["row"]))
+    assert segment.returned == pytest.approx(candidate.content["true_return"], rel=1e-6)
+    env = make_environment(segment.environment)
+    assert segment.episode is not None
+    assert segment.played is not None
+    for seen in replay(env, segment.episode, list(segment.played)):
+        last = seen
+    assert np.array_equal(last, segment.observations[0])
 
 
 def test_the_report_is_written(done: Study) -> None:
