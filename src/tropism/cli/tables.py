@@ -21,18 +21,27 @@ if TYPE_CHECKING:
 
 
 def print_results(folder: Path) -> None:
-    """The final table: SFT beside every round, then seconds per stage, then the verdict."""
+    """The final table: the reference beside every round, then seconds per stage, then the verdict."""
     from tropism.study.report.tables import comparison
     from tropism.study.report.verdict import verdict
+    from tropism.study.report.words import words_of
 
     out, facts = console(), gather(folder)
     heads, rows = comparison(facts)
+    words = words_of(facts)
+    on, interval = "Held-out prompts", " [{}]"
+    if words.episodes:  # returns have wide intervals: under the value, so that four columns fit into a terminal
+        on, interval = f"The same {words.items}", "\n[{}]"
     if rows:
-        table = _table("Held-out prompts (95 % intervals)", ["", *heads])
+        table = _table(f"{visible(on)} (95 % intervals)", ["", *heads])
+        table.columns[0].no_wrap = words.episodes
         styles = {"better": "green", "worse": "red"}
         for row in rows:
             cells = [
-                _styled(c.text + (f" [{c.interval}]" if c.interval else ""), styles.get(c.change, ""))
+                _styled(
+                    c.text + (interval.format(c.interval.replace(" to ", ", ")) if c.interval else ""),
+                    styles.get(c.change, ""),
+                )
                 for c in row.cells
             ]
             table.add_row(_styled(row.label), *cells)
@@ -91,10 +100,14 @@ def _print_times(facts: Facts) -> None:
 
 
 def print_rollouts(folder: Path, round_: int, step: int, count: int) -> None:
-    """``count`` stored rollouts of one PPO step, with the reward by component. StoreError if nothing is stored."""
+    """``count`` stored rollouts of one PPO step, with the reward by component; or the episodes that ended from an
+    environment step on. StoreError if nothing is stored."""
     from tropism.store.artifacts import ArtifactStore
 
     facts, out = gather(folder), console()
+    if round_ in facts.episodes:
+        _print_episodes(facts.episodes[round_], round_, step, count)
+        return
     stage = next((s for s in facts.stages if s.activity == "improve" and s.round == round_), None)
     digest = None if stage is None else stage.folders.get("rollouts")
     if digest is None:
@@ -121,13 +134,27 @@ def print_rollouts(folder: Path, round_: int, step: int, count: int) -> None:
         )
 
 
+def _print_episodes(episodes: list[tuple[float, float]], round_: int, step: int, count: int) -> None:
+    shown = [row for row in episodes if row[0] >= step][:count]
+    if not shown:
+        last = f"the last one ended at step {episodes[-1][0]:.0f}" if episodes else "none ended"
+        raise StoreError(f"round {round_} has no episode that ended at step {step} or later", last)
+    table = _table(f"Round {round_}, episodes from environment step {step} on", ["step", "true return"])
+    for at, value in shown:
+        table.add_row(f"{at:.0f}", f"{value:.4g}")
+    console().print(table)
+
+
 def print_samples(folder: Path, round_: int, count: int) -> None:
-    """``count`` prompts, answered by SFT and by every round up to ``round_``. StoreError if nothing is stored."""
+    """``count`` prompts or starts, by the reference and by every round up to ``round_``. StoreError if nothing is
+    stored."""
     from dataclasses import replace
 
     from tropism.study.report.samples import side_by_side
+    from tropism.study.report.words import words_of
 
     facts, out = gather(folder), console()
+    episodes = words_of(facts).episodes
     if round_ not in facts.samples:
         there = f"there are samples of round {', '.join(map(str, sorted(facts.samples)))}" if facts.samples else ""
         raise StoreError(
@@ -136,6 +163,12 @@ def print_samples(folder: Path, round_: int, count: int) -> None:
     upto = replace(facts, samples={r: rows for r, rows in facts.samples.items() if r <= round_})
     for sample in side_by_side(upto, count):
         out.rule()
+        if episodes:
+            out.print(visible(sample.prompt), markup=False)
+            for answer in sample.answers:
+                said = "" if answer.gold is None else f"true return {answer.gold:.4g}, "
+                out.print(f"  {visible(answer.who)}: {said}{visible(answer.text)}", markup=False, soft_wrap=True)
+            continue
         _print_text(out, "prompt", sample.prompt)
         for answer in sample.answers:
             _print_text(out, answer.who, answer.text)

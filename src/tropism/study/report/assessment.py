@@ -11,6 +11,7 @@ from tropism.study.report.charts import Level, Series, line_chart
 from tropism.study.report.curves import Chart
 from tropism.study.report.data import Facts, RewardRow
 from tropism.study.report.tables import Cell, Row, number
+from tropism.study.report.words import words_of
 
 LINES: tuple[tuple[str, str, str], ...] = (
     ("validation.accuracy", "Held-out accuracy", "tasks that no reward model is fitted on; a tie counts half"),
@@ -35,6 +36,13 @@ LINES: tuple[tuple[str, str, str], ...] = (
         "drift: below zero, the policy has moved to answers it had not seen",
     ),
 )
+
+
+EPISODE_LINES = {
+    "validation.accuracy": ("Held-out accuracy", "on answers that no reward is fitted on; a tie counts half"),
+    "gold.accuracy": ("Accuracy against true returns", "the same pairs, as their true returns would decide them"),
+}
+"""What other lines say where policies act in episodes."""
 
 
 def of(reward: RewardRow) -> Mapping[str, Any]:
@@ -72,19 +80,21 @@ def cell(found: Any) -> Cell:
 
 def rows(facts: Facts) -> list[Row]:
     """One row for each line of the assessments, one column for each round."""
-    made = [Row(label, note, [cell(look_up(of(r), key)) for r in facts.rewards]) for key, label, note in LINES]
+    other = EPISODE_LINES if words_of(facts).episodes else {}
+    said = [(key, *other.get(key, (label, note))) for key, label, note in LINES]
+    made = [Row(label, note, [cell(look_up(of(r), key)) for r in facts.rewards]) for key, label, note in said]
     return [row for row in made if any(c.value is not None for c in row.cells)]
 
 
 def group_rows(facts: Facts) -> list[Row]:
-    """Held-out accuracy by group of tasks and by stream of feedback."""
+    """Held-out accuracy by group of tasks and by stream of feedback; of episodes only where there are several."""
     made = []
     for field in ("by_group", "by_stream"):
         found = [of(r).get(field) for r in facts.rewards]
         tables = [table if isinstance(table, Mapping) else {} for table in found]
         for name in sorted({name for table in tables for name in table}):
             made.append(Row(str(name), field.removeprefix("by_"), [cell(table.get(name)) for table in tables]))
-    return made
+    return [] if words_of(facts).episodes and len(made) == 1 else made
 
 
 def reliability(facts: Facts) -> list[Chart]:

@@ -20,7 +20,8 @@ LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 32
 
 @dataclass(frozen=True)
 class Series:
-    """One line. ``y`` may hold NaN (a gap). ``low`` and ``high`` draw a band. ``colour`` is an index from 0 to 5."""
+    """One line. ``y`` may hold NaN (a gap). ``low`` and ``high`` draw a band. ``colour`` is an index from 0 to 5.
+    ``scattered``: small points and no line."""
 
     name: str
     x: Sequence[float]
@@ -30,6 +31,7 @@ class Series:
     colour: int = 0
     points: bool = False
     dashed: bool = False
+    scattered: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def _axes(across: Scale, down: Scale, x_label: str, y_label: str) -> list[str]:
         parts.append(
             f'<text class="tick" x="{LEFT - 5}" y="{y}" dy=".32em" text-anchor="end">{escape(short(value))}</text>'
         )
-    whole = x_label in ("step", "round")
+    whole = x_label in ("step", "round", "environment step", "start")
     for value in across.ticks(6):
         if whole and value != round(value):
             continue
@@ -232,6 +234,9 @@ def _line(s: Series, across: Scale, down: Scale, drawable: Callable[[float], boo
             runs[-1].append((across(x), down(y)))
         elif runs[-1]:
             runs.append([])
+    if s.scattered:
+        dot = f'<circle class="dot faint c{s.colour}" cx="{{:.1f}}" cy="{{:.1f}}" r="2.5"/>'
+        return parts + [dot.format(*point) for run in runs for point in run]
     style = ' stroke-dasharray="4 3"' if s.dashed else ""
     for run in runs:
         if len(run) > 1:

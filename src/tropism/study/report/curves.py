@@ -74,33 +74,58 @@ REWARD_PANELS = (
     Panel("Held-out accuracy", (("reward/accuracy_validation", "held out"),), "share", levels=(Level(0.5, "chance"),)),
 )
 _SECONDS = ("time/", "cpu/")
+CLOCK = "environment/steps"
+"""Environment steps of a round, logged at every turn: the axis of what is trained in environments."""
+_AGENTS = ("ppo", "a2c", "reinforce", "dqn", "sac")
 
 
-def draw(facts: Facts, activity: str, panels: Sequence[Panel]) -> list[Chart]:
-    """The panels over the stages of one activity, rounds one after the other along the axis."""
-    return [_draw(facts, activity, panel) for panel in panels]
+def _of_agents(metric: str, name: str) -> tuple[tuple[str, str], ...]:
+    """A metric under whichever algorithm logged it."""
+    return tuple((f"{algorithm}/{metric}", name) for algorithm in _AGENTS)
 
 
-def others(facts: Facts, activity: str) -> list[Chart]:
+EPISODE_PANELS = (
+    Panel("Answers", (("preferences/labels", "answered"), ("preferences/asked", "asked")), "questions", zero=True),
+    Panel("Learned reward", _of_agents("reward_mean", "reward paid"), "mean of a step"),
+    Panel("Entropy of the actions", _of_agents("entropy", "entropy"), "nats per action"),
+    Panel("KL to the policy that acted", (("kl/old_k3", "KL(π_old‖π_θ)"),), "nats per action", zero=True),
+    Panel("Clip fraction", _of_agents("clip_fraction", "clipped"), "share of actions", zero=True),
+    Panel("Explained variance", _of_agents("explained_variance", "explained"), "share of the returns' variance"),
+    Panel("Value loss", _of_agents("value_loss", "value loss"), "loss", zero=True),
+    Panel("Policy loss", _of_agents("policy_loss", "policy loss"), "loss"),
+    Panel("Gradient norm before clipping", _of_agents("grad_norm", "norm"), "norm", log=True),
+    Panel("Learning rate", _of_agents("learning_rate", "learning rate"), "rate", zero=True),
+)
+
+
+def draw(facts: Facts, activity: str, panels: Sequence[Panel], clock: str = "") -> list[Chart]:
+    """The panels over the stages of one activity, rounds one after the other along the axis: that of steps, or of the
+    metric ``clock``, by whose values the others are then placed."""
+    return [_draw(facts, activity, panel, clock) for panel in panels]
+
+
+def others(facts: Facts, activity: str, clock: str = "") -> list[Chart]:
     """A chart for every other metric that the stages of an activity logged, but for seconds (the report sums those)."""
-    known = {name for panel in PPO_PANELS + SFT_PANELS + REWARD_PANELS for name, _ in panel.metrics}
+    shown: tuple[Panel, ...] = REWARD_PANELS + (EPISODE_PANELS if clock else PPO_PANELS + SFT_PANELS)
+    known = {name for panel in shown for name, _ in panel.metrics} | {clock, "episode/true_return"}
     stages = [s.name for s in facts.stages if s.activity == activity]
     names = {name for stage in stages for name in facts.metrics.get(stage, {})}
     rest = sorted(name for name in names - known if not name.startswith(_SECONDS))
-    charts = [_draw(facts, activity, Panel(name, ((name, name),), "value")) for name in rest]
+    charts = [_draw(facts, activity, Panel(name, ((name, name),), "value"), clock) for name in rest]
     return [chart for chart in charts if chart.svg]
 
 
-def _draw(facts: Facts, activity: str, panel: Panel) -> Chart:
+def _draw(facts: Facts, activity: str, panel: Panel, clock: str = "") -> Chart:
     series: list[Series] = []
     marks: list[Mark] = []
     for colour, (metric, name) in enumerate(panel.metrics):
-        x, y, marks = joined(facts, activity, metric)
+        x, y, marks = joined(facts, activity, metric, clock)
         if y and any(map(math.isfinite, y)):
             series.append(Series(name, x, y, colour=colour))
     shown = marks if len(marks) > 1 else []
+    label = "environment step" if clock else "step"
     svg = line_chart(
-        series, x_label="step", y_label=panel.unit, log_y=panel.log, zero=panel.zero, marks=shown, levels=panel.levels
+        series, x_label=label, y_label=panel.unit, log_y=panel.log, zero=panel.zero, marks=shown, levels=panel.levels
     )
     if svg:
         return Chart(panel.title, svg, [(s.name, s.colour) for s in series])
@@ -108,27 +133,30 @@ def _draw(facts: Facts, activity: str, panel: Panel) -> Chart:
     return Chart(panel.title, svg, why_empty=f"No {metrics} was logged by any {activity} stage.")
 
 
-def joined(facts: Facts, activity: str, metric: str) -> tuple[list[float], list[float], list[Mark]]:
-    """A metric over all stages of an activity: steps continue from round to round, and each round has a mark."""
+def joined(facts: Facts, activity: str, metric: str, clock: str = "") -> tuple[list[float], list[float], list[Mark]]:
+    """A metric over all stages of an activity: steps (or what ``clock`` counts) continue from round to round, and each
+    round has a mark."""
     x: list[float] = []
     y: list[float] = []
     marks: list[Mark] = []
-    start = 0
+    start = 0.0
     for stage in facts.stages:
         if stage.activity != activity:
             continue
         table = facts.metrics.get(stage.name, {})
-        steps = [step for rows in table.values() for step, _ in rows]
+        steps = {step: float(step) for rows in table.values() for step, _ in rows}
+        if clock:
+            steps = dict(table.get(clock, []))
         if not steps:
             continue
         marks.append(Mark(start, f"round {stage.round}"))
-        for step, value in table.get(metric, []):
-            x.append(start + step)
-            y.append(value)
-        if table.get(metric):
+        rows = [(steps[step], value) for step, value in table.get(metric, []) if step in steps]
+        x += [start + at for at, _ in rows]
+        y += [value for _, value in rows]
+        if rows:
             x.append(math.nan)  # a gap: the next round begins a line of its own
             y.append(math.nan)
-        start += max(steps) + 1
+        start += max(steps.values()) + (not clock)
     return x, y, marks
 
 

@@ -21,6 +21,7 @@ from tropism.store.database import Database
 from tropism.store.metrics import MetricStore
 from tropism.study.stages import lineage_id
 
+EPISODES = "rollouts.jsonl"
 STAGE_ORDER = ("base", "collect", "reward", "improve", "evaluate", "decide")
 
 
@@ -102,6 +103,10 @@ class Facts:
     """stage → metric → [(step, value)], ascending."""
     samples: Mapping[int, list[dict[str, Any]]]
     """round → rows of the evaluation's samples.jsonl."""
+    sample_folders: Mapping[int, Path]
+    """round → the folder of those samples, where their clips lie."""
+    episodes: Mapping[int, list[tuple[float, float]]]
+    """round → (environment step, true return) of every episode while it trained, where policies act in episodes."""
 
     def rounds(self) -> list[int]:
         """Every round that left a policy, a reward model or an evaluation."""
@@ -145,6 +150,8 @@ def gather(folder: Path) -> Facts:
     resolved_file = folder / "resolved.json"
     resolved = json.loads(resolved_file.read_text("utf-8")) if resolved_file.is_file() else {}
     name = resolved.get("config", resolved).get("study", {}).get("name") or folder.absolute().name
+    artifacts = ArtifactStore(folder / "artifacts")
+    found = _sample_folders(artifacts, stages)
     return Facts(
         name=str(name),
         resolved=resolved,
@@ -156,7 +163,9 @@ def gather(folder: Path) -> Facts:
         queries=queries,
         seals=seals,
         metrics=_metrics(folder / "metrics.db", [stage.name for stage in stages]),
-        samples=_samples(ArtifactStore(folder / "artifacts"), stages),
+        samples={round_: rows for round_, where in found.items() if (rows := list(read_jsonl(where)))},
+        sample_folders=found,
+        episodes=_episodes(artifacts, stages),
     )
 
 
@@ -251,14 +260,21 @@ def _metrics(path: Path, stages: list[str]) -> dict[str, dict[str, list[tuple[in
     return {stage: table for stage, table in tables.items() if table}
 
 
-def _samples(artifacts: ArtifactStore, stages: tuple[StageRow, ...]) -> dict[int, list[dict[str, Any]]]:
-    found: dict[int, list[dict[str, Any]]] = {}
+def _sample_folders(artifacts: ArtifactStore, stages: tuple[StageRow, ...]) -> dict[int, Path]:
+    """Where each round's samples lie."""
+    digests = {stage.round: stage.folders["samples"] for stage in stages if "samples" in stage.folders}
+    return {round_: artifacts.path(digest) for round_, digest in digests.items() if artifacts.has(digest)}
+
+
+def _episodes(artifacts: ArtifactStore, stages: tuple[StageRow, ...]) -> dict[int, list[tuple[float, float]]]:
+    """Each round's finished episodes. Rollouts of texts, which are large, lie in files of other names."""
+    found: dict[int, list[tuple[float, float]]] = {}
     for stage in stages:
-        digest = stage.folders.get("samples")
-        if digest is None or not artifacts.has(digest):
+        digest = stage.folders.get("rollouts")
+        if digest is None or not artifacts.has(digest) or not (artifacts.path(digest) / EPISODES).is_file():
             continue
-        if rows := list(read_jsonl(artifacts.path(digest))):
-            found[stage.round] = rows
+        rows = read_jsonl(artifacts.path(digest))
+        found[stage.round] = [(float(row["step"]), float(row["true_return"])) for row in rows if "true_return" in row]
     return found
 
 

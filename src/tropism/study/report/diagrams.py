@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -22,9 +22,15 @@ class Interval:
 
 
 def interval_plot(
-    rows: Sequence[Interval], *, centre: float | None, x_label: str, limits: tuple[float, float]
+    rows: Sequence[Interval],
+    *,
+    centre: float | None,
+    x_label: str,
+    limits: tuple[float, float],
+    form: Callable[[float], str] = "{:.3f}".format,
 ) -> Markup:
-    """One line for each interval on a common axis; ``centre`` is drawn as the level of no difference."""
+    """One line for each interval on a common axis; ``centre`` is drawn as the level of no difference. ``form`` writes
+    the value beside its line."""
     if not rows:
         return Markup("")
     width, row_height, left, right, top = 380, 26, 148, 44, 6
@@ -51,7 +57,9 @@ def interval_plot(
             parts.append(f'<line class="line c{row.colour}" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 4}" y2="{y + 4}"/>')
         at = scale(min(max(row.value, limits[0]), limits[1]))
         parts.append(f'<circle class="dot c{row.colour}" cx="{at:.1f}" cy="{y}" r="4"/>')
-        parts.append(f'<text class="number" x="{width - right + 8}" y="{y}" dy=".32em">{row.value:.3f}</text></g>')
+        parts.append(
+            f'<text class="number" x="{width - right + 8}" y="{y}" dy=".32em">{escape(form(row.value))}</text></g>'
+        )
     middle = (left + width - right) / 2
     parts.append(f'<text class="label" x="{middle}" y="{bottom + 27}" text-anchor="middle">{escape(x_label)}</text>')
     label = escape("; ".join(f"{r.label} {short(r.value)}" for r in rows))

@@ -7,6 +7,7 @@ from markupsafe import Markup
 from tropism.study.report.data import Facts, PolicyRow
 from tropism.study.report.diagrams import Edge, Node, lineage_graph
 from tropism.study.report.tables import number
+from tropism.study.report.words import words_of
 
 
 def lineage(facts: Facts) -> Markup:
@@ -15,9 +16,10 @@ def lineage(facts: Facts) -> Markup:
         return Markup("")
     nodes: list[Node] = []
     edges: list[Edge] = []
-    ids = {policy.id for policy in facts.policies}
+    ids, words = {policy.id for policy in facts.policies}, words_of(facts)
+    start = words.reference[:1].upper() + words.reference[1:]
     for policy in facts.policies:
-        title = "SFT model" if policy.round == 0 else f"Policy {policy.round}"
+        title = start if policy.round == 0 else f"Policy {policy.round}"
         nodes.append(Node(policy.id, policy.round, 0, title, _note(facts, policy), policy.status))
         if policy.parent in ids:
             edges.append(Edge(str(policy.parent), policy.id))

@@ -1,12 +1,17 @@
-"""Samples side by side: the same held-out prompt answered by the SFT model and by the policy of every round."""
+"""Samples side by side: one held-out task (a prompt, a start) by the reference and by the policy of every round."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tropism.study.report.data import Facts
+from tropism.study.report.words import words_of
+
+CLIPS = {".mp4": "video/mp4", ".webm": "video/webm"}
+"""What browsers call the kinds of clips."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Answer:
     scores: list[tuple[str, float]] = field(default_factory=list)
     stop: str = ""
     tokens: int | None = None
+    clip: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -32,17 +38,19 @@ class Sample:
 
 
 def side_by_side(facts: Facts, count: int | None = None) -> list[Sample]:
-    """The prompts that the newest evaluation stored, each with its answers by SFT and by every round that has it."""
+    """The prompts that the newest evaluation stored, each with its answers by the reference and by every round that has
+    it."""
     if not facts.samples:
         return []
-    newest = facts.samples[max(facts.samples)]
+    last, name = max(facts.samples), words_of(facts).short
+    newest = facts.samples[last]
     by_round = {r: {_key(row): row for row in rows} for r, rows in facts.samples.items()}
     chosen = spread(newest, count) if count is not None else newest
     found = []
     for row in chosen:
-        answers = [_answer("SFT", _output(row, "reference"))]
+        answers = [_answer(name, _output(row, "reference"), facts.sample_folders.get(last))]
         same = [(r, rows[_key(row)]) for r, rows in sorted(by_round.items()) if _key(row) in rows]
-        answers += [_answer(f"Round {r}", _output(other, "policy")) for r, other in same]
+        answers += [_answer(f"Round {r}", _output(other, "policy"), facts.sample_folders.get(r)) for r, other in same]
         if known := [answer for answer in answers if answer is not None]:
             found.append(Sample(str(row.get("prompt", "")), str(row.get("kind", "")), known))
     return found
@@ -68,7 +76,7 @@ def _output(row: Mapping[str, Any], policy: str) -> Any:
     return outputs.get(policy) if isinstance(outputs, Mapping) else None
 
 
-def _answer(who: str, stored: Any) -> Answer | None:
+def _answer(who: str, stored: Any, folder: Path | None = None) -> Answer | None:
     if not isinstance(stored, Mapping):
         return None
     gold = stored.get("gold")
@@ -80,7 +88,15 @@ def _answer(who: str, stored: Any) -> Answer | None:
         _numbers(stored.get("scores")),
         str(stored.get("stop", "")),
         stored.get("tokens"),
+        _clip(stored.get("clip"), folder),
     )
+
+
+def _clip(name: Any, folder: Path | None) -> Path | None:
+    """A clip that lies beside the samples; whatever else a name says is not followed."""
+    if folder is None or not isinstance(name, str) or Path(name).name != name or Path(name).suffix not in CLIPS:
+        return None
+    return folder / name if (folder / name).is_file() else None
 
 
 def _numbers(values: Any) -> list[tuple[str, float]]:
@@ -108,7 +124,11 @@ def _value(stored: Any, key: str) -> float | None:
         return None
     if key == "missing_end":
         return float(stored.get("stop") == "length")
-    found = {"gold_mean": stored.get("gold"), "length_mean": stored.get("tokens")}.get(
-        key, (stored.get("aspects") or {}).get(key)
-    )
+    gold = stored.get("gold")
+    found = {
+        "gold_mean": gold,
+        "true_return": gold,
+        "length_mean": stored.get("tokens"),
+        "length": stored.get("steps"),
+    }.get(key, (stored.get("aspects") or {}).get(key))
     return float(found) if isinstance(found, int | float) else None

@@ -10,19 +10,29 @@ from typing import Any
 import numpy as np
 
 from tropism.monitoring.phases import PhaseCost, phase_costs
+from tropism.study.report.charts import short
 from tropism.study.report.data import EvaluationRow, Facts
 from tropism.study.report.samples import paired
+from tropism.study.report.words import Words, words_of
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of an evaluation as people read it. ``better``: +1 up, -1 down, 0 neither."""
+    """A metric of an evaluation as people read it. ``better``: +1 up, -1 down, 0 neither. In label and note ``{over}``
+    stands for the reference. ``test``: what tells it from no difference: its interval against a ``share`` of one half
+    or against ``zero``, else the paired samples. ``random``: the metric that says the same of random actions."""
 
     key: str
     label: str
     better: int
     form: str = "share"
     note: str = ""
+    test: str = ""
+    random: str = ""
+
+    def said(self, words: Words) -> tuple[str, str]:
+        """Label and note, with the reference in them."""
+        return self.label.format(over=words.over), self.note.format(over=words.over)
 
 
 MEASURES = (
@@ -34,18 +44,32 @@ MEASURES = (
     Measure("brief", "Brief", +1),
     Measure("clean", "Clean", +1, note="finished, and no garbage in it"),
     Measure("gold_mean", "Gold score", +1, "number", "mean of the rubric that knows the facts"),
-    Measure("win_rate", "Win rate over SFT", +1, note="paired on the same prompts, a tie counts half"),
+    Measure("win_rate", "Win rate over {over}", +1, note="paired on the same prompts, a tie counts half", test="share"),
     Measure(
-        "win_rate_length_controlled", "Win rate, length-controlled", +1, note="logistic regression at equal length"
+        "win_rate_length_controlled",
+        "Win rate, length-controlled",
+        +1,
+        note="logistic regression at equal length",
+        test="share",
     ),
-    Measure("rating", "Bradley-Terry rating over SFT", +1, "number", "logits, from all pairs of policies evaluated"),
-    Measure("win_rate_previous", "Win rate over the round before", +1),
-    Measure("kl_sequence", "KL to SFT, nats per answer", 0, "number"),
+    Measure("rating", "Bradley-Terry rating over {over}", +1, "number", "logits, from all pairs of policies evaluated"),
+    Measure("win_rate_previous", "Win rate over the round before", +1, test="share"),
+    Measure("kl_sequence", "KL to {over}, nats per answer", 0, "number"),
     Measure("length_mean", "Length, tokens", 0, "tokens"),
     Measure("missing_end", "Cut at the length limit", -1),
     Measure("distinct_1", "Distinct-1", 0, "number", "distinct words among all words"),
     Measure("distinct_2", "Distinct-2", 0, "number", "distinct word pairs among all word pairs"),
 )
+EPISODE_MEASURES = (
+    Measure(
+        "true_return", "True return", +1, "size", "sum of the environment's own rewards in an episode",
+        random="random_return",
+    ),
+    Measure("gain", "Gain", +1, "size", "over {over}, start by start", "zero"),
+    Measure("gain_previous", "Round's gain", +1, "size", "over the policy that the round began with", "zero"),
+    Measure("win_rate", "Starts won", +1, note="share on which it beats {over}; a tie counts half", test="share"),
+    Measure("length", "Length of an episode, steps", 0, "tokens"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,7 +105,8 @@ def _cell(metrics: Mapping[str, Any], key: str, form: str, sampled: Sequence[flo
     low, high = number(metrics, f"{key}_low"), number(metrics, f"{key}_high")
     if (low is None or high is None) and len(sampled) > 1:
         low, high = bootstrap(sampled)
-    interval = "" if low is None or high is None else f"{_shown(low, form).removesuffix(' %')} – {_shown(high, form)}"
+    dash = " to " if form == "size" else " – "  # ends may be negative
+    interval = "" if low is None or high is None else _shown(low, form).removesuffix(" %") + dash + _shown(high, form)
     return Cell(_shown(value, form), interval, value)
 
 
@@ -96,6 +121,8 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
 def _shown(value: float, form: str) -> str:
     if form == "share":
         return f"{100 * value:.1f} %"
+    if form == "size":
+        return short(value)
     return f"{value:.{1 if form == 'tokens' else 3}f}"
 
 
@@ -109,41 +136,50 @@ def change_of(own: Sequence[float], reference: Sequence[float], better: int) -> 
     return "better" if (low > 0) == (better > 0) else "worse"
 
 
-def _against_half(metrics: Mapping[str, Any], key: str) -> str:
+def _against(level: float, metrics: Mapping[str, Any], key: str) -> str:
     low, high = number(metrics, f"{key}_low"), number(metrics, f"{key}_high")
     if low is None or high is None:
         return ""
-    return "better" if low > 0.5 else "worse" if high < 0.5 else "same"
+    return "better" if low > level else "worse" if high < level else "same"
 
 
 def comparison(facts: Facts) -> tuple[list[str], list[Row]]:
-    """(column heads, rows): the SFT model and the policy of every evaluated round, on the same held-out tasks."""
-    evaluations = facts.evaluated()
+    """(column heads, rows): the reference and the policy of every evaluated round, on the same held-out tasks; before
+    them random actions, where it is known what those are worth."""
+    evaluations, words = facts.evaluated(), words_of(facts)
     if not evaluations:
         return [], []
-    heads = ["SFT"] + [f"Round {e.round}" for e in evaluations]
+    last, measures = evaluations[-1].metrics, _measures(evaluations, words)
+    random = any(number(last, measure.random) is not None for measure in measures)
+    heads = ["Random actions"] * random + [words.short] + [f"Round {e.round}" for e in evaluations]
     rows = []
-    for measure in _measures(evaluations):
+    for measure in measures:
         if all(number(e.metrics, measure.key) is None for e in evaluations):
             continue
         key, form = measure.key, measure.form
         pairs = {e.round: paired(facts, e.round, key) for e in evaluations}
-        last = evaluations[-1]
-        cells = [_cell(last.metrics, f"reference_{key}", form, pairs[last.round][1])]
-        for e in evaluations:
-            own, reference = pairs[e.round]
-            change = (
-                _against_half(e.metrics, key)
-                if key.startswith("win_rate")
-                else change_of(own, reference, measure.better)
-            )
-            cells.append(replace(_cell(e.metrics, key, form, own), change=change))
-        rows.append(Row(measure.label, measure.note, cells))
+        cells = [_cell(last, measure.random, form)] * random
+        cells.append(_cell(last, f"reference_{key}", form, pairs[evaluations[-1].round][1]))
+        cells += [
+            replace(_cell(e.metrics, key, form, pairs[e.round][0]), change=_change(measure, e.metrics, pairs[e.round]))
+            for e in evaluations
+        ]
+        if measure.key == "length" and len({cell.text for cell in cells if cell.value is not None}) == 1:
+            continue  # every episode lasts equally long
+        rows.append(Row(*measure.said(words), cells))
     return heads, rows
 
 
-def _measures(evaluations: Sequence[EvaluationRow]) -> Sequence[Measure]:
+def _change(measure: Measure, metrics: Mapping[str, Any], pairs: tuple[list[float], list[float]]) -> str:
+    if measure.test:
+        return _against(0.5 if measure.test == "share" else 0.0, metrics, measure.key)
+    return change_of(*pairs, measure.better)
+
+
+def _measures(evaluations: Sequence[EvaluationRow], words: Words) -> Sequence[Measure]:
     """The measures that people know by name; for a domain that has none of them, all of its own."""
+    if words.episodes:
+        return EPISODE_MEASURES
     names = {name for e in evaluations for name in e.metrics}
     if names & {m.key for m in MEASURES}:
         return MEASURES
@@ -156,9 +192,11 @@ def _beside(name: str, names: set[str]) -> bool:
     return any(end != name and end in names for end in ends)
 
 
-def remaining(evaluations: Sequence[EvaluationRow]) -> list[Row]:
+def remaining(facts: Facts) -> list[Row]:
     """Every other number of the evaluations, by its own name."""
-    known = {m.key for m in _measures(evaluations)}
+    evaluations = facts.evaluated()
+    measures = _measures(evaluations, words_of(facts))
+    known = {name for m in measures for name in (m.key, m.random) if name}
     known |= {f"{prefix}{key}{end}" for key in known for prefix in ("", "reference_") for end in ("", "_low", "_high")}
     names = sorted({name for e in evaluations for name in e.metrics if name not in known})
     rows = [Row(name, "", [_cell(e.metrics, name, "number") for e in evaluations]) for name in names]

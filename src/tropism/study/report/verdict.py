@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tropism.study.report import episodes
 from tropism.study.report.data import EvaluationRow, Facts
 from tropism.study.report.samples import paired
 from tropism.study.report.tables import change_of, number
+from tropism.study.report.words import words_of
 
 
 def verdict(facts: Facts) -> str:
@@ -16,16 +18,19 @@ def verdict(facts: Facts) -> str:
         done = [stage.name for stage in facts.stages if stage.status == "done"]
         where = f"; the last finished stage is {done[-1]}" if done else ""
         return f"No round has been evaluated yet{where}. What is there so far is shown below."
-    kept = _kept(facts)
+    kept, words = _kept(facts), words_of(facts)
     rounds = len(facts.rounds())
     if kept is None:
         return (
             f"After {rounds} round{'s' * (rounds != 1)} no policy was promoted: every one was rolled back by its "
-            "evaluation, and the SFT model stays. The reasons are listed with each round."
+            f"evaluation, and the {words.reference} stays. The reasons are listed with each round."
         )
     metrics = kept.metrics
     parts = [f"The policy of round {kept.round} of {rounds} is kept."]
-    parts += [text for text in (_win(metrics), _correct(metrics), _cost(metrics)) if text]
+    if words.episodes:
+        parts += episodes.verdict(facts, kept)
+    else:
+        parts += [text for text in (_win(metrics), _correct(metrics), _cost(metrics)) if text]
     if worse := _worse(facts, kept):
         parts.append(f"Lower than SFT: {', '.join(worse)}.")
     parts += [line for round_ in facts.rounds() if (line := overoptimised(facts, round_))]
@@ -125,6 +130,13 @@ def _proxy_test(facts: Facts, round_: int) -> Any:
 
 def limits(facts: Facts) -> list[str]:
     """What a reader must know before quoting a number of this page."""
+    found = episodes.limits(facts, config_of(facts)) if words_of(facts).episodes else _limits_of_texts(facts)
+    if any(stage.status != "done" for stage in facts.stages):
+        found.append("The study is not finished: later rounds are missing.")
+    return found
+
+
+def _limits_of_texts(facts: Facts) -> list[str]:
     config = config_of(facts)
     found = ["One seed: no interval here says how much another seed would change. The intervals are over test prompts."]
     kinds = {count.teacher_kind for count in facts.feedback}
@@ -149,8 +161,6 @@ def limits(facts: Facts) -> list[str]:
             f"No win rate is known for round {', '.join(unjudged)}: there is neither gold nor enough held-out feedback "
             "for a judge, so only the kept values and the KL decided about promotion."
         )
-    if any(stage.status != "done" for stage in facts.stages):
-        found.append("The study is not finished: later rounds are missing.")
     return found
 
 
