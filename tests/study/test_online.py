@@ -33,6 +33,7 @@ SMALL: dict[str, Any] = {
     "reward.fit_steps_again": 10,
     "agent.steps": 9000,
     "evaluation.episodes": 4,
+    "evaluation.clips": 0,
     "runtime.threads": 1,
 }
 
