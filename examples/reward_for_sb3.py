@@ -13,7 +13,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
 
-from tropism.control.reward_wrapper import LearnedReward
+from tropism.control.reward_wrapper import LearnedRewardWrapper
 from tropism.environments.fixed_horizon import open_environment
 from tropism.environments.making import EnvironmentSpec
 
@@ -29,7 +29,9 @@ def main() -> None:
 
     torch.set_num_threads(1)  # small networks: a second thread makes them slower
     env = open_environment(EnvironmentSpec(arguments.env, horizon="fixed"))
-    paid = Monitor(LearnedReward.from_folder(env, arguments.reward, arguments.live), info_keywords=("true_return",))
+    paid = Monitor(
+        LearnedRewardWrapper.from_folder(env, arguments.reward, arguments.live), info_keywords=("true_return",)
+    )
     agent = PPO("MlpPolicy", paid, device="cpu", seed=0).learn(arguments.steps)
     for episode in list(agent.ep_info_buffer)[-5:]:
         print(f"paid {episode['r']:.1f}, true return {episode['true_return']:.1f}")

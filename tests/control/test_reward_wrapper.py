@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from tropism.control.reward_wrapper import LearnedReward, LiveReward
+from tropism.control.reward_wrapper import LearnedRewardWrapper, LiveReward
 from tropism.environments.fixed_horizon import open_environment
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.stepping import Environments
@@ -33,7 +33,7 @@ def test_it_pays_what_our_own_agents_are_paid(name: str) -> None:
     """Step by step what ``Environments`` see, the last step of an episode included, where the successor is the true
     one. Put back (the observation after the reset, or last step's): fails."""
     spec = EnvironmentSpec(name, horizon="fixed", steps=8)  # too short for the pole to fall
-    env, ours = LearnedReward(open_environment(spec), formula), Environments(spec, 1, seed=1)
+    env, ours = LearnedRewardWrapper(open_environment(spec), formula), Environments(spec, 1, seed=1)
     stream = np.random.default_rng(0)
     for _ in range(3):
         env.reset(seed=ours._episode(0).reset_seed())
@@ -77,7 +77,7 @@ def test_categories_are_counted_from_0_and_observations_are_one_hot() -> None:
         def step(self, action: Any) -> Any:
             return 2, 5.0, True, False, {"own": 1}
 
-    env = LearnedReward(Room(), keep)
+    env = LearnedRewardWrapper(Room(), keep)
     env.reset(seed=0)
     _, paid, terminated, _, info = env.step(5)
     (observations, actions, successors) = asked[0]
@@ -89,7 +89,7 @@ def test_categories_are_counted_from_0_and_observations_are_one_hot() -> None:
 
 @pytest.mark.parametrize("bad", [np.array([np.nan]), np.array([np.inf]), np.zeros((1, 1)), np.zeros(2)])
 def test_a_reward_that_is_no_number_is_refused(bad: Any) -> None:
-    env = LearnedReward(gymnasium.make("Pendulum-v1"), lambda *_: bad)
+    env = LearnedRewardWrapper(gymnasium.make("Pendulum-v1"), lambda *_: bad)
     env.reset(seed=0)
     with pytest.raises(RewardError, match="of shape"):
         env.step(np.zeros(1, np.float32))
@@ -101,7 +101,7 @@ def test_spaces_that_no_reward_reads_are_refused() -> None:
         action_space = spaces.Discrete(2)
 
     with pytest.raises(ConfigError, match="observation space"):
-        LearnedReward(Strange(), formula)
+        LearnedRewardWrapper(Strange(), formula)
 
 
 def constant(folder: Path) -> Any:
@@ -121,7 +121,7 @@ def test_a_live_reward_changes_between_episodes_only(tmp_path: Path) -> None:
     """Trap 26: within one episode a state earns the same. Put back (looked at in every step): fails."""
     link = tmp_path / "newest"
     link.symlink_to(version(tmp_path, "one", 1.0))
-    env = LearnedReward(gymnasium.make("Pendulum-v1"), LiveReward(link, constant))
+    env = LearnedRewardWrapper(gymnasium.make("Pendulum-v1"), LiveReward(link, constant))
     env.reset(seed=0)
     still = np.zeros(1, np.float32)
     assert env.step(still)[1] == 1.0
@@ -140,7 +140,7 @@ def test_a_live_reward_changes_between_episodes_only(tmp_path: Path) -> None:
 
 def test_a_frozen_reward_stays(tmp_path: Path) -> None:
     folder = version(tmp_path, "one", 1.0)
-    env = LearnedReward(gymnasium.make("Pendulum-v1"), constant(folder))
+    env = LearnedRewardWrapper(gymnasium.make("Pendulum-v1"), constant(folder))
     (folder / "pays.txt").write_text("2")
     env.reset(seed=0)
     assert env.step(np.zeros(1, np.float32))[1] == 1.0
@@ -183,7 +183,7 @@ def test_a_fitted_reward_is_paid_from_its_folder(live: bool, tmp_path: Path) -> 
 
     spec = EnvironmentSpec("Pendulum-v1", horizon="fixed")
     fitted(tmp_path, spec)
-    env, reward = LearnedReward.from_folder(open_environment(spec), tmp_path, live), load_reward(tmp_path)
+    env, reward = LearnedRewardWrapper.from_folder(open_environment(spec), tmp_path, live), load_reward(tmp_path)
     seen, _ = env.reset(seed=0)
     for value in (-1.5, 0.0, 2.0):
         action = np.array([value], np.float32)
@@ -199,7 +199,7 @@ def test_stable_baselines3_trains_on_it() -> None:
     from stable_baselines3.common.monitor import Monitor
 
     spec = EnvironmentSpec("Pendulum-v1", horizon="fixed", steps=50)
-    env = Monitor(LearnedReward(open_environment(spec), formula), info_keywords=("true_return",))
+    env = Monitor(LearnedRewardWrapper(open_environment(spec), formula), info_keywords=("true_return",))
     agent = library.PPO("MlpPolicy", env, n_steps=100, batch_size=50, n_epochs=1, device="cpu", seed=0).learn(100)
     buffer = agent.rollout_buffer
     seen, acted = buffer.observations.reshape(100, 3), np.clip(buffer.actions.reshape(100), -2, 2)

@@ -25,8 +25,9 @@ from tropism.control.footage import clip_name, film
 from tropism.control.policy import load_policy, save_policy
 from tropism.control.preferences import PreferenceLearner
 from tropism.control.reward_network import load_reward
+from tropism.environments.fixed_horizon import require_fixed_horizon
 from tropism.environments.stepping import Environments
-from tropism.errors import ConfigError, DataError
+from tropism.errors import DataError
 from tropism.evaluation.intervals import Interval, bootstrap_mean, bootstrap_paired
 from tropism.feedback.asking import Asker
 from tropism.feedback.records import Candidate, Split, Task
@@ -69,12 +70,8 @@ class ControlDomain:
     def __init__(self, config: ControlConfig) -> None:
         self.config, self.spec = config, config.environment.spec()
         config.feedback.asking()
-        if self.spec.horizon == "variable" and not config.preferences.allow_variable_horizon:
-            raise ConfigError(
-                f'environment.horizon = "variable" in a preference study of {self.spec.id}: when an episode ends tells '
-                "how the agent does, and a reward learns that instead of the task",
-                'set environment.horizon = "fixed", or preferences.allow_variable_horizon = true',
-            )
+        if not config.preferences.allow_variable_horizon:
+            require_fixed_horizon(self.spec)
 
     def code_digests(self, kind: str) -> Mapping[str, str]:
         """Digest of the user's reward, which every stage plays by."""

@@ -27,7 +27,7 @@ from tropism.control.questions import Kind, Questions
 from tropism.control.reward_network import Form, LearnedReward, SegmentEnsemble, SegmentScores, Shape, freeze
 from tropism.control.rollouts import RewardFunction, Steps
 from tropism.control.state_entropy import StateEntropy
-from tropism.environments.segments import Chunk
+from tropism.environments.segments import Chunk, check_length
 from tropism.environments.stepping import Episode, Place
 from tropism.errors import ConfigError
 from tropism.feedback.asking import Asker
@@ -129,11 +129,7 @@ class PreferenceLearner:
                 f"{environments.count} environment, of which {self.held_out} would be held out",
                 "raise environment.count, or hold none out",
             )
-        if environments.horizon and preferences.segment_length > environments.horizon:
-            raise ConfigError(
-                f"segments of {preferences.segment_length} steps in episodes of {environments.horizon}",
-                "lower preferences.segment_length",
-            )
+        check_length(preferences.segment_length, environments.horizon)
         self.shape = Shape.of(environments, reward.successors)
         self.pool = SegmentPool(preferences.segment_length, preferences.pool_chunks)
         goal = preferences.goal

@@ -1,7 +1,7 @@
 """The learned reward as a Gymnasium wrapper, for those who train with their own code: SB3, CleanRL, RLlib.
 
-``LearnedReward(env, reward)`` pays a reward that was learned from comparisons instead of the environment's own, which
-goes to ``info["true_reward"]``. The reward is frozen, or read again between episodes when a new version has appeared.
+``LearnedRewardWrapper(env, reward)`` pays a reward that was learned from comparisons instead of the environment's own,
+which goes to ``info["true_reward"]``. The reward is frozen, or read again between episodes when there is a new version.
 
 Left out: relabelling what the other library keeps in its own buffers; with a reward that moves, prefer on-policy
 methods, or begin a new buffer with each ``info["reward_version"]``.
@@ -58,7 +58,7 @@ class LiveReward:
         return digest([[name, s.st_ino, s.st_size, s.st_mtime_ns] for name, s in stats])
 
 
-class LearnedReward(gymnasium.Wrapper[Any, Any, Any, Any]):
+class LearnedRewardWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Pays ``reward`` in place of the environment's own.
 
     ``reward`` takes observations ``[M, D]``, actions ``[M, A]`` (numbers of categories ``[M]``, from 0) and successors
@@ -80,7 +80,7 @@ class LearnedReward(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._returned = 0.0
 
     @classmethod
-    def from_folder(cls, env: gymnasium.Env[Any, Any], folder: Path, live: bool = False) -> LearnedReward:
+    def from_folder(cls, env: gymnasium.Env[Any, Any], folder: Path, live: bool = False) -> LearnedRewardWrapper:
         """The reward of a folder that was fitted, frozen or ``live``. Errors: ConfigError or ModelError for a folder
         that holds none."""
         from tropism.control.reward_network import load_reward

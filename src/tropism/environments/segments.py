@@ -173,8 +173,9 @@ class Chunk:
         since = int(begun[-1]) + 1 if len(begun) else 0
         earlier = self.before.played[n] if not len(begun) else s.actions[:0, n]
         played = np.concatenate([earlier, s.actions[since:t, n]])
-        recorded = s.states is not None and s.states[t][n] is not None  # not every simulator has any
-        states = np.stack([s.states[i][n] for i in range(t, t + length)]) if s.states and recorded else None
+        states = None
+        if s.states is not None and s.states[t][n] is not None:  # not every simulator has any
+            states = np.stack([s.states[i][n] for i in range(t, t + length)])
         return Segment(
             self.environment,
             s.observations[rows, n].copy(), s.actions[rows, n].copy(),
