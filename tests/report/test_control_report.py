@@ -174,8 +174,9 @@ def test_a_browser_plays_the_clips(html: str, tmp_path: Path) -> None:
       if (clip.readyState >= 2) done();
       clip.onloadeddata = clip.onerror = done;
     });
-    Promise.all(clips.map(loaded)).then(() => {
-      document.body.dataset.clips = clips.map((c) => [c.error === null, c.videoWidth, c.duration]).join(" ");
+    Promise.all(clips.map(loaded)).then(async () => {
+      await clips[1].play();
+      document.body.dataset.clips = clips.map((c) => [c.error === null, c.videoWidth, c.duration, c.paused]).join(" ");
     });
     </script></body>"""
     (tmp_path / "probed.html").write_text(html.replace("</body>", probe), "utf-8")
@@ -183,7 +184,7 @@ def test_a_browser_plays_the_clips(html: str, tmp_path: Path) -> None:
     assert console(done.stderr) == []
     found = re.search(r'data-clips="([^"]*)"', done.stdout)
     assert found is not None
-    assert found[1] == " ".join(["true,240,2"] * 3)  # 20 steps at 10 a second
+    assert found[1] == " ".join(["true,240,2,false"] * 3)  # 20 steps at 10 a second; one start's clips run together
 
 
 def test_clips_that_weigh_too_much_are_left_out(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

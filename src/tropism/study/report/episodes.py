@@ -108,8 +108,11 @@ def _trained(facts: Facts) -> list[int]:
 
 
 def _levels(facts: Facts) -> tuple[Level, ...]:
-    base = next((stage.values for stage in facts.stages if stage.activity == "base"), {})
-    chance = number(base, "random_return")
+    """What random actions are worth: on the starts of the evaluation, or before there is one on those of the base."""
+    known = [stage.values for stage in facts.stages if stage.activity == "base"] + [
+        e.metrics for e in facts.evaluated()
+    ]
+    chance = number(known[-1], "random_return") if known else None
     return () if chance is None else (Level(chance, "random actions"),)
 
 
@@ -129,8 +132,9 @@ def coverage(facts: Facts) -> list[Row]:
     rows = []
     for key, label, note in lines:
         numbers = [number(values, key) for values in found]
-        form = "{:.0f}" if key.startswith("cells") else "{:.1%}"
-        cells = [Cell() if value is None else Cell(form.format(value), "", value) for value in numbers]
+        share = not key.startswith("cells")
+        shown = [None if v is None else f"{100 * v:.1f} %" if share else f"{v:.0f}" for v in numbers]
+        cells = [Cell(text or "–", "", value) for text, value in zip(shown, numbers, strict=True)]
         rows.append(Row(label, note, cells))
     return [row for row in rows if any(cell.value is not None for cell in row.cells)]
 

@@ -188,9 +188,10 @@ def _rounds(facts: Facts) -> dict[str, Any]:
 
 def _wins(facts: Facts) -> list[Chart]:
     rows, words = [], words_of(facts)
-    kinds = (("win_rate", ", raw"), ("win_rate_length_controlled", ", equal length"))
+    kinds = [("win_rate", ", raw"), ("win_rate_length_controlled", ", equal length")]
+    title, unit = f"Win rates over {words.over}", f"win rate over {words.over}"
     if words.episodes:
-        kinds = (("win_rate", ""), ("win_rate_length_controlled", ", equal length"))
+        kinds, title, unit = [("win_rate", "")], _won(words), f"share of {words.items}, a tie counts half"
     for evaluation in facts.evaluated():
         for colour, (key, name) in enumerate(kinds):
             value = tables.number(evaluation.metrics, key)
@@ -202,10 +203,12 @@ def _wins(facts: Facts) -> list[Chart]:
     if not rows:
         return []
     least = min([0.4, *(row.low for row in rows)])
-    svg = interval_plot(
-        rows, centre=0.5, x_label=f"win rate over {words.over}, 95 % interval", limits=(max(0.0, least - 0.05), 1.0)
-    )
-    return [Chart(f"Win rates over {words.over}", svg)]
+    svg = interval_plot(rows, centre=0.5, x_label=f"{unit}, 95 % interval", limits=(max(0.0, least - 0.05), 1.0))
+    return [Chart(title, svg)]
+
+
+def _won(words: Words) -> str:
+    return f"{words.items[:1].upper()}{words.items[1:]} won against {words.over}"
 
 
 def _tiles(facts: Facts) -> list[Tile]:
@@ -214,7 +217,7 @@ def _tiles(facts: Facts) -> list[Tile]:
     last, words = facts.evaluated()[-1], words_of(facts)
     tiles = _tiles_of_episodes(facts) if words.episodes else []
     for key, label in (
-        ("win_rate", f"Win rate over {words.over}"),
+        ("win_rate", "Starts won" if words.episodes else f"Win rate over {words.over}"),
         ("win_rate_length_controlled", "… at equal length"),
     ):
         if (value := tables.number(last.metrics, key)) is not None:

@@ -1,4 +1,13 @@
 "use strict";
+// Clips of one start run together: that is what they are compared for.
+for (const row of document.querySelectorAll(".sample")) {
+  const clips = [...row.querySelectorAll("video")];
+  for (const clip of clips) {
+    const others = clips.filter((other) => other !== clip);
+    clip.addEventListener("play", () => { for (const other of others) if (other.paused) { other.currentTime = clip.currentTime; other.play(); } });
+    clip.addEventListener("pause", () => { for (const other of others) other.pause(); });
+  }
+}
 // Values under the pointer: the nearest x of a chart, for every series drawn there. The page is complete without it.
 for (const chart of document.querySelectorAll("svg[data-chart]")) {
   const data = JSON.parse(chart.dataset.chart);
