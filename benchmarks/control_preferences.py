@@ -1,0 +1,144 @@
+"""Learning from compared segments beside `imitation`: seconds per real environment step, and what is learned.
+
+Both sides learn with PPO (8 environments, SB3's defaults) from equally many comparisons by an exact synthetic teacher,
+with reward ensembles of three. `imitation` makes more environment steps than it is asked for; ours is given as many as
+it made. Every run is a process of one thread; the sides take turns. Speed is CPU seconds per real step, everything
+included. Learning is the true return of the trained policies, three seeds; `imitation` is taken at the best of a small
+search (its running statistics of inputs on or off, fragments of 25 or 50 steps, ensembles or single networks) over seed
+0, ours as it comes.
+
+    scripts/sb3_environment.sh FOLDER
+    python benchmarks/control_preferences.py --sb3-python FOLDER/bin/python [--rounds 3] [--only speed|learning]
+    python benchmarks/control_preferences.py --quick        ours alone and short; no result file
+
+Results: ``results/control_preferences_speed.json``, ``results/control_preferences_learning.json``. On two cores speed
+takes some six minutes and learning some twenty. Left out: real people (`imitation` has none).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+from common import Claim, interval, write_result
+from speed_sides import HERE, drive, faster, in_turns, interpreter, summary
+
+OURS, THEIRS = "tropism", "imitation"
+SEEDS = (0, 1, 2)
+GATE = 2.2
+LABELS, ASKED_STEPS, PER, EPISODES = 300, 61_440, 100_000, 20
+TASKS = {"HalfCheetah-v5": {}, "Pendulum-v1": {"gamma": 0.95, "learning_rate": 1e-3}}
+SEARCH = [{"normalise": n, "fragment": f, "members": m} for n, f, m in product((1, 0), (50, 25), (3, 1))]
+
+
+def ours(task: str, steps: int, seed: int) -> dict[str, Any]:
+    """One run of ours, in this process."""
+    import torch
+
+    from tropism.control.evaluate import evaluate
+    from tropism.control.ppo import Ppo, PpoSettings
+    from tropism.control.preferences import Asking, PreferenceLearner, PreferenceSection, RewardSection
+    from tropism.environments.making import EnvironmentSpec
+    from tropism.environments.stepping import Environments
+    from tropism.feedback.asking import MemoryAsker
+    from tropism.feedback.oracles import Oracle
+    from tropism.monitoring.phases import peak_rss_mib
+    from tropism.runtime.memory import tune
+    from tropism.runtime.seeding import derive
+    from tropism.runtime.versions import versions
+
+    tune(1)
+    torch.set_num_threads(1)
+    began, spent = time.perf_counter(), time.process_time()
+    spec = EnvironmentSpec(task, horizon="fixed")
+    environments = Environments(spec, 8, derive(seed, "environments"))
+    agent = Ppo(environments, PpoSettings(**TASKS[task]), derive(seed, "agent"))
+    asker = MemoryAsker(Oracle(seed=seed))
+    learner = PreferenceLearner(agent, Asking(labels=LABELS), PreferenceSection(), RewardSection(), asker, steps, seed)
+    while not learner.finished:
+        learner.step()
+    took = {"cpu_s": time.process_time() - spent, "wall_s": time.perf_counter() - began}
+    per = {name: value * PER / environments.steps for name, value in took.items()}
+    return {
+        "steps": [per], "taken_steps": environments.steps, "labels": learner.answered,
+        "true_return": evaluate(agent, spec, EPISODES, 1).mean, "peak_rss_mib": peak_rss_mib(), "versions": versions(),
+    }  # fmt: skip
+
+
+def theirs(given: argparse.Namespace, task: str, seed: int, **settings: int) -> dict[str, Any]:
+    """One run of `imitation`."""
+    told = ["--environment", task, "--comparisons", str(LABELS), "--steps", str(ASKED_STEPS), "--seed", str(seed)]
+    for name, value in {**TASKS[task], **settings}.items():
+        told += [f"--{name.replace('_', '-')}", str(value)]
+    return drive([str(given.sb3_python), str(HERE / "peers" / "imitation_driver.py"), *told], 1)
+
+
+def of_ours(task: str, steps: int, seed: int) -> dict[str, Any]:
+    """The same of ours, in a process of its own."""
+    return drive([sys.executable, __file__, "--one", task, str(steps), str(seed)], 1)
+
+
+def speed(given: argparse.Namespace) -> None:
+    """HalfCheetah, in turns, equally many real steps."""
+    task = "HalfCheetah-v5"
+    steps = theirs(given, task, 0)["taken_steps"]
+
+    def go(side: str) -> dict[str, Any]:
+        return theirs(given, task, 0) if side == THEIRS else of_ours(task, steps, 0)
+
+    runs = in_turns((THEIRS, OURS), given.rounds, go, task)
+    claim = faster(f"{task}: CPU seconds of {THEIRS} over ours, per real step", runs[OURS], runs[THEIRS], GATE)
+    results = {side: summary(found) for side, found in runs.items()}
+    about = {"labels": LABELS, "real_steps": steps, "asked_steps": ASKED_STEPS, "seed": 0, "rounds": given.rounds}
+    write_result("control_preferences_speed", [claim], {**about, "results": results}, quick=False)
+
+
+def learning(given: argparse.Namespace) -> None:
+    """True returns at equal labels and equal real steps, `imitation` at its best settings."""
+    claims, found = [], dict[str, Any]()
+    for task in TASKS:
+        tried = [(theirs(given, task, 0, **settings)["true_return"], settings) for settings in SEARCH]
+        best = max(tried, key=lambda row: row[0])[1]
+        peer = [theirs(given, task, seed, **best) for seed in SEEDS]
+        own = [of_ours(task, run["taken_steps"], seed) for run, seed in zip(peer, SEEDS, strict=True)]
+        gap = [a["true_return"] - b["true_return"] for a, b in zip(own, peer, strict=True)]
+        mean, low, high = interval(gap)
+        claims.append(Claim(f"{task}: true return of ours less {THEIRS}'s", mean, low, high, "> 0", mean > 0))
+        found[task] = {
+            "search": [{"true_return": r, **s} for r, s in tried], "best": best,
+            THEIRS: [run["true_return"] for run in peer], OURS: [run["true_return"] for run in own],
+            "real_steps": [run["taken_steps"] for run in peer],
+        }  # fmt: skip
+    about = {"labels": LABELS, "asked_steps": ASKED_STEPS, "seeds": list(SEEDS)}
+    write_result("control_preferences_learning", claims, {**about, "tasks": found}, quick=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sb3-python", type=interpreter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("speed", "learning"))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.one:
+        print(json.dumps(ours(given.one[0], int(given.one[1]), int(given.one[2]))))
+        return
+    if given.quick:
+        write_result("control_preferences", [], {"ours": ours("Pendulum-v1", 12_000, 0)}, quick=True)
+        return
+    if given.sb3_python is None:
+        parser.error("--sb3-python: where is the environment of scripts/sb3_environment.sh?")
+    if given.only != "learning":
+        speed(given)
+    if given.only != "speed":
+        learning(given)
+
+
+if __name__ == "__main__":
+    main()
