@@ -21,20 +21,24 @@ class Slide(gymnasium.Env[Any, Any]):
     observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def __init__(self, render_mode: str | None = None, blind_after: int = STEPS) -> None:
-        self.render_mode, self.blind_after = render_mode, blind_after
+    def __init__(self, render_mode: str | None = None, blind_after: int = 10_000, breaks: bool = False) -> None:
+        self.render_mode, self.blind_after, self.breaks = render_mode, blind_after, breaks
+        self.drawn = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        self.x, self.t = float(self.np_random.uniform(-1, 1)), 0
+        self.x = float(self.np_random.uniform(-1, 1))
         return self._seen(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.x, self.t = float(np.clip(self.x + 0.2 * float(action[0]), -1, 1)), self.t + 1
+        self.x = float(np.clip(self.x + 0.2 * float(action[0]), -1, 1))
         return self._seen(), -abs(self.x - 0.5), False, False, {}
 
     def render(self) -> Any:
-        if self.t > self.blind_after:
+        self.drawn += 1
+        if self.drawn > self.blind_after:
+            if self.breaks:
+                raise KeyError("a screen")
             return None
         picture = np.full((32, 64, 3), 30, np.uint8)
         at = int((self.x + 1) * 30)

@@ -247,9 +247,10 @@ def test_where_nothing_can_be_drawn_the_stage_goes_on_and_the_report_says_why(un
 def test_what_fails_half_way_leaves_no_clip(study: Study, tmp_path: Path) -> None:
     stage = next(s for s in study.status().stages if s.name == "base")
     actor = load_policy(study.artifacts.path(stage.folders["policy"])).actor
-    blind = EnvironmentSpec("TropismSlide-v0", {"blind_after": 3}, horizon="fixed")
-    assert "its rgb_array must be bytes" in film({"policy": actor}, blind, 6, 11, 2, tmp_path)
-    assert not list(tmp_path.glob("*.mp4"))
+    for more, why in (({}, "its rgb_array must be bytes"), ({"breaks": True}, "KeyError while TropismSlide-v0 was")):
+        spec = EnvironmentSpec("TropismSlide-v0", {"blind_after": STEPS + 5, **more}, horizon="fixed")  # in the second
+        assert why in film({"policy": actor}, spec, 6, 11, 2, tmp_path)
+        assert not list(tmp_path.iterdir())
 
 
 def test_clips_can_be_switched_off_and_cost_only_the_evaluation(unseen: Study, tmp_path: Path) -> None:

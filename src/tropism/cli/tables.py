@@ -29,7 +29,7 @@ def print_results(folder: Path) -> None:
     out, facts = console(), gather(folder)
     heads, rows = comparison(facts)
     words = words_of(facts)
-    on, interval = "Held-out prompts", " [{}]"
+    on, interval = words.items.capitalize(), " [{}]"
     if words.episodes:  # returns have wide intervals: under the value, so that four columns fit into a terminal
         on, interval = f"The same {words.items}", "\n[{}]"
     if rows:

@@ -49,7 +49,6 @@ WORDS = {
     "short": "Untrained",
     "over": "the untrained policy",
     "items": "starts",
-    "item": "start",
 }
 """What a report calls things here (``study/report/words.py``)."""
 

@@ -8,7 +8,8 @@ Left out: whole episodes; a clip shows the first seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tropism.control.agent import Actor
@@ -18,7 +19,7 @@ from tropism.environments.making import EnvironmentSpec
 from tropism.environments.rendering import Painter, View
 from tropism.environments.segments import Chunk, Segment
 from tropism.environments.stepping import Environments
-from tropism.errors import TropismError
+from tropism.errors import ConfigError, TropismError
 from tropism.runtime.seeding import derive
 
 SECONDS = 5.0
@@ -34,17 +35,35 @@ def film(actors: Mapping[str, Actor], spec: EnvironmentSpec, episodes: int, seed
     them. Returns why that cannot be done here (nothing is written then), or an empty text."""
     made: list[Path] = []
     try:
-        with Painter(spec, View()) as painter:
+        with _drawing(spec):
+            painter = Painter(spec, View())
+        with painter:
             steps = round(SECONDS * painter.rate * painter.stride)
             for name, actor in actors.items():
                 for start, segment in enumerate(openings(actor, spec, episodes, seed, count, steps)):
                     made.append(folder / clip_name(name, start))
-                    write_clip(painter.frames(segment), painter.rate, made[-1])
-    except TropismError as error:
+                    with _drawing(spec):
+                        write_clip(painter.frames(segment), painter.rate, made[-1])
+    except ConfigError as error:
         for path in made:
             path.unlink(missing_ok=True)
         return f"{error.problem} ({error.fix})"
     return ""
+
+
+@contextmanager
+def _drawing(spec: EnvironmentSpec) -> Iterator[None]:
+    """Whatever is raised inside becomes a ConfigError: other people's code draws, and what hours of training have made
+    is not lost for a picture."""
+    try:
+        yield
+    except TropismError as error:
+        raise ConfigError(error.problem, error.fix) from error
+    except Exception as error:
+        raise ConfigError(
+            f"{type(error).__name__} while {spec.id} was drawn: {error}",
+            "mend its render(), or set evaluation.clips = 0",
+        ) from error
 
 
 def openings(actor: Actor, spec: EnvironmentSpec, episodes: int, seed: int, count: int, steps: int) -> list[Segment]:

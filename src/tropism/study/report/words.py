@@ -17,14 +17,13 @@ from tropism.study.report.data import Facts
 class Words:
     """``about``: what policies make, ``texts`` or ``episodes``; it decides which sections, tables and curves there
     are. The others are what a reader calls the reference (in a sentence; as a column's head; behind "win rate over")
-    and what all policies are compared on (many; one)."""
+    and what all policies are compared on."""
 
     about: str = "texts"
     reference: str = "SFT model"
     short: str = "SFT"
     over: str = "SFT"
     items: str = "held-out prompts"
-    item: str = "prompt"
 
     @property
     def episodes(self) -> bool:
