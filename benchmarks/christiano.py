@@ -65,8 +65,9 @@ def learn(task: Task, arm: str, seed: int, steps: int) -> dict[str, Any]:
     import torch
 
     from tropism.control.evaluate import evaluate, random_returns
+    from tropism.control.fit_reward import RewardSection
     from tropism.control.ppo import Ppo, PpoSettings
-    from tropism.control.preferences import Asking, PreferenceLearner, PreferenceSection, RewardSection
+    from tropism.control.preferences import Asking, PreferenceLearner, PreferenceSection
     from tropism.environments.making import EnvironmentSpec
     from tropism.environments.stepping import Environments
     from tropism.feedback.asking import MemoryAsker

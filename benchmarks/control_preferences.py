@@ -41,8 +41,9 @@ def ours(task: str, steps: int, seed: int) -> dict[str, Any]:
     import torch
 
     from tropism.control.evaluate import evaluate
+    from tropism.control.fit_reward import RewardSection
     from tropism.control.ppo import Ppo, PpoSettings
-    from tropism.control.preferences import Asking, PreferenceLearner, PreferenceSection, RewardSection
+    from tropism.control.preferences import Asking, PreferenceLearner, PreferenceSection
     from tropism.environments.making import EnvironmentSpec
     from tropism.environments.stepping import Environments
     from tropism.feedback.asking import MemoryAsker

@@ -12,15 +12,16 @@ import torch
 from tiny import CORRIDOR, FALLS, REACH
 
 from tropism.control.evaluate import evaluate, random_returns
+from tropism.control.fit_reward import RewardSection
 from tropism.control.ppo import Ppo, PpoSettings
-from tropism.control.preferences import Asking, PreferenceLearner, PreferenceSection, RewardSection
+from tropism.control.preferences import Asking, PreferenceLearner, PreferenceSection
 from tropism.control.reward_network import load_reward
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.stepping import Environments
-from tropism.errors import ConfigError
+from tropism.errors import ConfigError, DataError
 from tropism.feedback.asking import MemoryAsker
 from tropism.feedback.oracles import Oracle
-from tropism.feedback.records import Answer, Query
+from tropism.feedback.records import Answer, Judgement, Query
 from tropism.feedback.teachers import QueryContext
 from tropism.runtime.checkpoints import load_state, save_state
 
@@ -116,6 +117,34 @@ def test_a_skip_is_not_charged() -> None:
     made = train(learner(asker=MemoryAsker(Oracle(skip_below=0.0)), total=4000))
     assert made.answered == 80
     assert len(made.questions.queries) > 85
+
+
+def test_a_teacher_who_skips_everything_is_told_of() -> None:
+    with pytest.raises(DataError, match=r"none of .* questions was answered"):
+        learner(asker=MemoryAsker(Oracle(skip_below=50.0))).step()
+
+
+def test_people_are_not_fitted_on_one_by_one() -> None:
+    class Slow(MemoryAsker):
+        """Answers one question a turn, whichever was asked first."""
+
+        answers_at_once = False
+
+        def judgements(self) -> list[Judgement]:
+            return super().judgements()[: self.shown]
+
+    asker = Slow(Oracle())
+    asker.shown = 0
+    made, fits = learner(total=60_000, asker=asker), []
+    for turn in range(60):
+        asker.shown = turn
+        _, metrics = made.step()
+        if "reward/version" in metrics:
+            fits.append(int(metrics["preferences/labels"]))
+    assert fits[:3] == [1, 2, 3]
+    late = np.diff([labels for labels in fits if labels > 40])
+    assert len(late)
+    assert set(late) == {2}
 
 
 def test_segments_do_not_cross_an_episode(trained: PreferenceLearner) -> None:

@@ -10,8 +10,9 @@ from tropism.control.a2c import A2cSettings
 from tropism.control.agent import Agent
 from tropism.control.algorithms import make_agent
 from tropism.control.dqn import DqnSettings
+from tropism.control.fit_reward import RewardSection
 from tropism.control.ppo import PpoSettings
-from tropism.control.preferences import Asking, PreferenceSection, RewardSection
+from tropism.control.preferences import Asking, PreferenceSection
 from tropism.control.reinforce import ReinforceSettings
 from tropism.control.sac import SacSettings
 from tropism.environments.making import EnvironmentSpec

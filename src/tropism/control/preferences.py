@@ -10,10 +10,9 @@ Left out: rewards that read images; queries other than comparisons and ratings o
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,19 +21,19 @@ from pydantic import Field
 from torch import Tensor
 
 from tropism.control.agent import Agent, State
+from tropism.control.fit_reward import RewardSection, fit_reward
 from tropism.control.queries import SegmentPool, Selection, choose_pairs
 from tropism.control.questions import Kind, Questions
-from tropism.control.reward_network import Form, LearnedReward, SegmentEnsemble, SegmentScores, Shape, freeze
+from tropism.control.reward_network import LearnedReward, SegmentEnsemble, Shape
 from tropism.control.rollouts import RewardFunction, Steps
 from tropism.control.state_entropy import StateEntropy
+from tropism.digests import digest
 from tropism.environments.segments import Chunk, check_length
 from tropism.environments.stepping import Episode, Place
-from tropism.errors import ConfigError
+from tropism.errors import ConfigError, DataError
 from tropism.feedback.asking import Asker
 from tropism.reward.dataset import RewardData
-from tropism.reward.ensemble import Combination, FrozenScale
-from tropism.reward.fitting import FitSettings, fit
-from tropism.reward.pairs import Pairs, pair_accuracy
+from tropism.reward.ensemble import FrozenScale
 from tropism.runtime.seeding import derive
 from tropism.settings.sections import Section
 
@@ -83,30 +82,6 @@ class PreferenceSection(Section):
     """What people are told to judge by."""
 
 
-class RewardSection(Section):
-    """``[reward]``: the ensemble and its fit."""
-
-    members: int = Field(3, ge=1)
-    hidden: tuple[int, ...] = (64, 64)
-    form: Literal["partial_return", "regret", "auto"] = "partial_return"
-    """What a segment's score is beside the sum of rewards; ``auto``: whichever has the better held-out likelihood."""
-    successors: bool = False
-    """Whether the reward reads the observation that followed, too."""
-    label_error: float = Field(0.1, ge=0, lt=1)
-    """Share of answers that are assumed to be random (Christiano et al. 2017, section 2.2.3)."""
-    fit_steps: int = Field(300, ge=1)
-    """Steps of the optimiser in the first fit. Nothing stops earlier: the few answers held out measure, and are too few
-    to tell when to stop."""
-    fit_steps_again: int = Field(150, ge=1)
-    """And in each later one, which goes on from the weights before."""
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-3, ge=0)
-    bootstrap: bool = True
-    combination: Combination = "mean"
-    pessimism: float = Field(0.0, ge=0)
-
-
 class PreferenceLearner:
     """An agent, a reward and a teacher, joined. ``total`` environment steps, those of asking included."""
 
@@ -137,7 +112,9 @@ class PreferenceLearner:
         self.asker = asker
         self.reward: LearnedReward | None = None
         self.entropy = StateEntropy(environments.observation_size)
-        self.answered, self.sessions, self.fitted_on, self.turns, self.waited = 0, 0, 0, 0, 0
+        self.answered, self.sessions, self.turns, self.waited, self.explored = 0, 0, 0, 0, False
+        self.fitted_on, self.fitted = 0, ""
+        """How many judgements the reward was fitted on, and which: a digest of their ids."""
         self.episodes: list[tuple[int, float, int]] = []
         """Finished episodes: (environment step, true return, length)."""
         self.visited = np.zeros((0, environments.observation_size), np.float32)
@@ -157,9 +134,9 @@ class PreferenceLearner:
         """One turn: 1 ask if it is time, 2 fit if there are new answers, 3 act and learn on the reward, 4 keep the
         steps for the next questions. Returns the agent's steps and metrics."""
         metrics: dict[str, float] = {}
-        if not self.sessions and self.agent.environments.steps >= self.settings.pretrain_steps:
-            self._explore()
-        if self.sessions or self.agent.environments.steps >= self.settings.pretrain_steps:
+        if self.agent.environments.steps >= self.settings.pretrain_steps:
+            if not self.explored:
+                self._explore()
             metrics |= self._ask_if_due()
             metrics |= self._fit_if_new()
         if self.reward is None and self.waited >= self.total:
@@ -211,7 +188,7 @@ class PreferenceLearner:
     def _explore(self) -> None:
         """Steps of the policy as it is, without learning: what the first questions are about."""
         e = self.agent.environments
-        length = max(self.settings.segment_length * 2, 256)
+        length, self.explored = max(self.settings.segment_length * 2, 256), True
         for chunk in range(self.settings.explore_chunks):
             steps, before = Steps.room(e, length), e.place()
             for t in range(length):
@@ -253,54 +230,35 @@ class PreferenceLearner:
                 if not self.asker.answers_at_once:
                     break
                 self.answered, budget = self.answered + answers, budget - answers
+        if self.asker.answers_at_once and not self.answered:
+            raise DataError(
+                f"none of {len(self.questions.queries)} questions was answered",
+                "check feedback.oracle: does it skip everything?",
+            )
         self.sessions += 1
         if s.wait:
             self.asker.wait()
         return {"preferences/sessions": float(self.sessions)}
 
     def _fit_if_new(self) -> dict[str, float]:
-        """Fit the reward again if there are answers that it has not seen, and tell the agent."""
+        """Fit the reward again if there are answers that it has not seen, or other ones, and tell the agent. Of people,
+        who answer one by one, a twentieth of those before is waited for, or the last one."""
         judgements = self.questions.known()
         self.answered = sum(j.query.round == self.asker.round for j in judgements)
-        if len(judgements) in (self.fitted_on, 0):
+        now = digest([j.event_id for j in judgements])
+        few = 0 < len(judgements) - self.fitted_on < self.fitted_on // 20
+        if now == self.fitted or (few and self.answered < len(self.questions.queries)):
             return {}
         data = RewardData.from_judgements(judgements)
         if not len(data.fold(True)):
             return {}
-        self.reward, metrics = self._fit(data)
-        self.fitted_on = len(judgements)
+        features = self.questions.features(data.candidates)
+        self.reward, metrics = fit_reward(
+            data, features, self.questions.steps(), self.shape, self.reward, self.reward_settings, self.seed
+        )
+        self.fitted_on, self.fitted = len(judgements), now
         self.agent.reward_changed(self.reward)
         return metrics
-
-    def _fit(self, data: RewardData) -> tuple[LearnedReward, dict[str, float]]:
-        s, version = self.reward_settings, (self.reward.version if self.reward else 0) + 1
-        features = self.questions.features(data.candidates)
-        train = _softened(data.fold(True), s.label_error)
-        steps = s.fit_steps if version == 1 or s.form == "auto" else s.fit_steps_again
-        settings = FitSettings(
-            epochs=math.ceil(steps / math.ceil(len(train) / s.batch_size)),
-            batch_size=s.batch_size, learning_rate=s.learning_rate, weight_decay=s.weight_decay, bootstrap=s.bootstrap,
-        )  # fmt: skip
-        forms: list[Form] = ["partial_return", "regret"] if s.form == "auto" else [s.form]
-        found = []
-        for form in forms:
-            ensemble = self._ensemble(form, version, features)
-            scores = SegmentScores(ensemble, features)
-            result = fit(scores, train, settings, derive(self.seed, "fit", version))
-            held_out = _held_out(scores, data.fold(False))
-            metrics = {"reward/nll_train": result.history[-1]["reward/nll_train"], "reward/version": float(version)}
-            found.append((held_out.get("reward/nll_validation", math.inf), ensemble, metrics | held_out))
-        _, ensemble, metrics = min(found, key=lambda row: row[0])
-        return freeze(ensemble, self.questions.steps(), version, s.combination, s.pessimism), metrics
-
-    def _ensemble(self, form: Form, version: int, features: Tensor) -> SegmentEnsemble:
-        """The ensemble that is fitted: the one before, or a new one on fresh statistics of its inputs."""
-        s = self.reward_settings
-        if self.reward is not None and s.form != "auto":
-            return copy.deepcopy(self.reward.ensemble).requires_grad_(True)
-        made = SegmentEnsemble(self.shape, s.members, s.hidden, form, derive(self.seed, "reward", version))
-        made.standardise(features.reshape(-1, features.shape[-1]))
-        return made
 
     def state(self) -> State:
         """All that the next ``step`` depends on."""
@@ -316,9 +274,8 @@ class PreferenceLearner:
         joined |= {f"entropy.{k}": v for k, v in self.entropy.state().items()}
         joined["visited"] = torch.from_numpy(self.visited)
         rest: dict[str, Any] = {
-            "agent": meta, "questions": about, "chunks": chunks, "answered": self.answered,
-            "sessions": self.sessions, "fitted_on": self.fitted_on, "turns": self.turns, "reward": None,
-            "episodes": self.episodes, "waited": self.waited,
+            "agent": meta, "questions": about, "chunks": chunks,
+            "reward": None, "episodes": self.episodes, **{name: getattr(self, name) for name in _COUNTERS},
         }  # fmt: skip
         if self.reward is not None:
             joined |= {f"reward.{k}": v for k, v in self.reward.ensemble.state_dict().items()}
@@ -344,7 +301,7 @@ class PreferenceLearner:
             # without simulator states: what is shown of these steps is played again
             steps = Steps(**arrays, states=None)
             self.pool.chunks.append(Chunk(self.agent.environments.spec, steps, before, about["policy"]))
-        for name in ("answered", "sessions", "fitted_on", "turns", "waited"):
+        for name in _COUNTERS:
             setattr(self, name, meta[name])
         self.episodes = [(int(at), float(returned), int(length)) for at, returned, length in meta["episodes"]]
         self.visited = tensors["visited"].numpy()
@@ -361,31 +318,5 @@ class PreferenceLearner:
         return LearnedReward(ensemble, scale, about["version"], s.combination, s.pessimism)
 
 
+_COUNTERS = ("answered", "sessions", "turns", "waited", "explored", "fitted_on", "fitted")
 _ARRAYS = ("observations", "actions", "successors", "rewards", "terminated", "truncated")
-
-
-def _softened(data: RewardData, error: float) -> RewardData:
-    """Comparisons as if a share ``error`` of the answers were random."""
-    c = data.choices
-    if not len(c) or not error:
-        return data
-    even = c.mask.float() / c.mask.sum(1, keepdim=True)
-    return replace(data, choices=replace(c, target=(1 - error) * c.target + error * even))
-
-
-@torch.no_grad()
-def _held_out(scores: SegmentScores, data: RewardData) -> dict[str, float]:
-    """Accuracy and likelihood (nats per vote) of the members' mean on held-out comparisons; nothing without any."""
-    pairs = Pairs.of(data)
-    if not len(pairs):
-        return {}
-    wanted = pairs.candidates()
-    mean = torch.zeros(len(data.candidates))
-    mean[wanted] = scores.score(wanted).mean(0)
-    gap = mean[pairs.first] - mean[pairs.second]
-    target, weight = torch.from_numpy(pairs.target).float(), torch.from_numpy(pairs.weight).float()
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(gap, target, weight, reduction="sum") / weight.sum()
-    return {
-        "reward/accuracy_validation": pair_accuracy(mean.numpy(), pairs),
-        "reward/nll_validation": float(loss),
-    }

@@ -1,0 +1,114 @@
+"""Fitting a reward ensemble on judged segments, again and again while an agent trains.
+
+The fit is ``reward/fitting.py``'s, on the likelihood that all feedback shares. A first fit begins with fresh networks,
+a later one with the weights before. Nothing stops it early: the few answers held out measure, and are too few to tell
+when to stop.
+
+Left out: choosing settings by held-out likelihood, but for the form of the preference model.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tropism.control.reward_network import Form, LearnedReward, SegmentEnsemble, SegmentScores, Shape, freeze
+from tropism.reward.dataset import RewardData
+from tropism.reward.ensemble import Combination
+from tropism.reward.fitting import FitSettings, fit
+from tropism.reward.pairs import Pairs, pair_accuracy
+from tropism.runtime.seeding import derive
+from tropism.settings.sections import Section
+
+
+class RewardSection(Section):
+    """``[reward]``: the ensemble and its fit."""
+
+    members: int = Field(3, ge=1)
+    hidden: tuple[int, ...] = (64, 64)
+    form: Literal["partial_return", "regret", "auto"] = "partial_return"
+    """What a segment's score is beside the sum of rewards; ``auto``: whichever has the better held-out likelihood."""
+    successors: bool = False
+    """Whether the reward reads the observation that followed, too."""
+    label_error: float = Field(0.1, ge=0, lt=1)
+    """Share of answers that are assumed to be random (Christiano et al. 2017, section 2.2.3)."""
+    fit_steps: int = Field(300, ge=1)
+    """Steps of the optimiser in the first fit."""
+    fit_steps_again: int = Field(150, ge=1)
+    """And in each later one, which goes on from the weights before."""
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-3, ge=0)
+    bootstrap: bool = True
+    combination: Combination = "mean"
+    pessimism: float = Field(0.0, ge=0)
+
+
+def fit_reward(
+    data: RewardData,
+    features: Tensor,
+    steps: Tensor,
+    shape: Shape,
+    before: LearnedReward | None,
+    settings: RewardSection,
+    seed: int,
+) -> tuple[LearnedReward, dict[str, float]]:
+    """The next version of a reward, and metrics.
+
+    ``features`` ``[n, L, width]`` of ``data.candidates``; ``steps`` ``[m, width]`` are what the scale is frozen on.
+    """
+    s, version = settings, (before.version if before else 0) + 1
+    train = _softened(data.fold(True), s.label_error)
+    wanted = s.fit_steps if version == 1 or s.form == "auto" else s.fit_steps_again
+    how = FitSettings(
+        epochs=math.ceil(wanted / math.ceil(len(train) / s.batch_size)), batch_size=s.batch_size,
+        learning_rate=s.learning_rate, weight_decay=s.weight_decay, bootstrap=s.bootstrap,
+    )  # fmt: skip
+    forms: list[Form] = ["partial_return", "regret"] if s.form == "auto" else [s.form]
+    found = []
+    for form in forms:
+        if before is not None and s.form != "auto":
+            ensemble = copy.deepcopy(before.ensemble).requires_grad_(True)
+        else:
+            ensemble = SegmentEnsemble(shape, s.members, s.hidden, form, derive(seed, "reward", version))
+            ensemble.standardise(features.reshape(-1, features.shape[-1]))
+        scores = SegmentScores(ensemble, features)
+        result = fit(scores, train, how, derive(seed, "fit", version))
+        held_out = _held_out(scores, data.fold(False))
+        metrics = {"reward/nll_train": result.history[-1]["reward/nll_train"], "reward/version": float(version)}
+        found.append((held_out.get("reward/nll_validation", math.inf), ensemble, metrics | held_out))
+    _, ensemble, metrics = min(found, key=lambda row: row[0])
+    return freeze(ensemble, steps, version, s.combination, s.pessimism), metrics
+
+
+def _softened(data: RewardData, error: float) -> RewardData:
+    """Comparisons as if a share ``error`` of the answers were random."""
+    c = data.choices
+    if not len(c) or not error:
+        return data
+    even = c.mask.float() / c.mask.sum(1, keepdim=True)
+    return replace(data, choices=replace(c, target=(1 - error) * c.target + error * even))
+
+
+@torch.no_grad()
+def _held_out(scores: SegmentScores, data: RewardData) -> dict[str, float]:
+    """Accuracy and likelihood (nats per vote) of the members' mean on held-out comparisons; nothing without any."""
+    pairs = Pairs.of(data)
+    if not len(pairs):
+        return {}
+    wanted = pairs.candidates()
+    mean = torch.zeros(len(data.candidates))
+    mean[wanted] = scores.score(wanted).mean(0)
+    gap = mean[pairs.first] - mean[pairs.second]
+    target, weight = torch.from_numpy(pairs.target).float(), torch.from_numpy(pairs.weight).float()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(gap, target, weight, reduction="sum") / weight.sum()
+    return {
+        "reward/accuracy_validation": pair_accuracy(mean.numpy(), pairs),
+        "reward/nll_validation": float(loss),
+    }
