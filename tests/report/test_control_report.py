@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,17 @@ def test_where_nothing_can_be_drawn_the_stage_goes_on_and_the_report_says_why(un
     assert "True return on each start" in Page(html).text
     assert "media-src" not in html
     assert "<video" not in html
+
+
+def test_classic_control_without_pygame_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Still:
+        def act(self, observations: np.ndarray, seed: int | None = None) -> np.ndarray:
+            return np.zeros((len(observations), 1), np.float32)
+
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    spec = EnvironmentSpec("Pendulum-v1", horizon="fixed")
+    assert "pip install 'gymnasium[classic-control]'" in film({"policy": Still()}, spec, 2, 0, 1, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_fails_half_way_leaves_no_clip(study: Study, tmp_path: Path) -> None:

@@ -124,11 +124,8 @@ def _value(stored: Any, key: str) -> float | None:
         return None
     if key == "missing_end":
         return float(stored.get("stop") == "length")
-    gold = stored.get("gold")
-    found = {
-        "gold_mean": gold,
-        "true_return": gold,
-        "length_mean": stored.get("tokens"),
-        "length": stored.get("steps"),
-    }.get(key, (stored.get("aspects") or {}).get(key))
+    stands = {"gold_mean": "gold", "true_return": "gold", "length_mean": "tokens", "length": "steps"}
+    found = stored.get(stands.get(key, ""))
+    if found is None:
+        found = (stored.get("aspects") or {}).get(key)
     return float(found) if isinstance(found, int | float) else None
