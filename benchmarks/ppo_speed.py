@@ -56,23 +56,23 @@ class Side:
 
 TRL_FP32, TRL_BF16 = Side("trl", "fp32"), Side("trl", "bf16")
 OURS_FP32, OURS_BF16 = Side("tropism", "fp32"), Side("tropism", "bf16")
-DEFAULT = Side("tropism", "bf16", "shared")
-SIDES = (TRL_FP32, TRL_BF16, OURS_FP32, OURS_BF16, DEFAULT)
+SHARED = Side("tropism", "bf16", "shared")
+SIDES = (TRL_FP32, TRL_BF16, OURS_FP32, OURS_BF16, SHARED)
 GATES: Mapping[tuple[str, str], Mapping[tuple[Side, Side], float]] = {
     ("S", "fixed"): {
-        (DEFAULT, TRL_FP32): 4.2, (DEFAULT, TRL_BF16): 3.0, (OURS_BF16, TRL_FP32): 2.5, (OURS_BF16, TRL_BF16): 1.8,
+        (SHARED, TRL_FP32): 4.2, (SHARED, TRL_BF16): 3.0, (OURS_BF16, TRL_FP32): 2.5, (OURS_BF16, TRL_BF16): 1.8,
         (OURS_FP32, TRL_FP32): 1.15,
     },
     ("M", "fixed"): {
-        (DEFAULT, TRL_FP32): 5.2, (DEFAULT, TRL_BF16): 3.0, (OURS_BF16, TRL_FP32): 3.2, (OURS_BF16, TRL_BF16): 1.8,
+        (SHARED, TRL_FP32): 5.2, (SHARED, TRL_BF16): 3.0, (OURS_BF16, TRL_FP32): 3.2, (OURS_BF16, TRL_BF16): 1.8,
     },
-    ("S", "eos"): {(DEFAULT, TRL_FP32): 5.5, (DEFAULT, TRL_BF16): 4.0},
+    ("S", "eos"): {(SHARED, TRL_FP32): 5.5, (SHARED, TRL_BF16): 4.0},
     ("M", "eos"): {},
 }  # fmt: skip
 """How many times fewer CPU seconds ours must take, by size and work."""
 MEMORY: Mapping[tuple[str, str], Mapping[tuple[Side, Side], float]] = {
-    ("S", "fixed"): {(DEFAULT, TRL_FP32): 0.45, (DEFAULT, TRL_BF16): 0.50},
-    ("M", "fixed"): {(DEFAULT, TRL_FP32): 0.35, (DEFAULT, TRL_BF16): 0.40},
+    ("S", "fixed"): {(SHARED, TRL_FP32): 0.45, (SHARED, TRL_BF16): 0.50},
+    ("M", "fixed"): {(SHARED, TRL_FP32): 0.35, (SHARED, TRL_BF16): 0.40},
 }
 """The share of TRL's peak memory that ours may take."""
 

@@ -120,10 +120,11 @@ class Recorder:
 
 
 def settings(**over: Any) -> PpoSection:
-    """PPO settings for a toy: small batches, no warm-ups unless asked for."""
+    """PPO settings for a toy: small batches, one trunk, no warm-ups unless asked for."""
     base: dict[str, Any] = {
         "steps": 2, "batch_size": 16, "mini_batch_size": 8, "epochs": 2, "learning_rate": 1e-3, "warmup_steps": 0,
         "critic_warmup_steps": 0, "kl_ref_coef": 0.05, "kl_old_stop": None, "checkpoint_every": 100,
+        "value_trunk": "shared",
     }  # fmt: skip
     return PpoSection(**(base | over))
 

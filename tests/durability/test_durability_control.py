@@ -34,6 +34,7 @@ PENDULUM = Spec(
         "agent.steps": 9000,
         "agent.checkpoint_seconds": 0.1,
         "evaluation.episodes": 4,
+        "evaluation.clips": 0,
         "runtime.threads": 1,
     }
 )

@@ -86,7 +86,7 @@ def test_values_start_at_zero_and_are_zero_in_the_padding() -> None:
 
 def test_a_value_is_of_the_state_before_its_token() -> None:
     """Changing token j changes V from j + 1 on and nothing before."""
-    actor = ActorCritic(llama())
+    actor = ActorCritic(llama(), "shared")
     torch.nn.init.normal_(actor.value_head.weight)
     a = actor.evaluate(TokenBatch.of([[1, 5]], [[7, 8, 2]])).values[0].detach()
     b = actor.evaluate(TokenBatch.of([[1, 5]], [[7, 9, 2]])).values[0].detach()
@@ -96,7 +96,7 @@ def test_a_value_is_of_the_state_before_its_token() -> None:
 
 def test_a_detached_trunk_gets_no_gradient_from_the_value_loss() -> None:
     for detach in (True, False):
-        actor = ActorCritic(llama())
+        actor = ActorCritic(llama(), "shared")
         torch.nn.init.normal_(actor.value_head.weight)
         actor.evaluate(BATCH, detach_value_trunk=detach).values.sum().backward()
         assert actor.value_head.weight.grad is not None

@@ -102,7 +102,7 @@ class ControlDomain:
         while not learner.finished:
             _, metrics = learner.step()
             steps = learner.agent.environments.steps
-            run.log(learner.turns, metrics | {"environment/steps": float(steps)})
+            run.log(learner.turns, metrics)
             note = f"{learner.answered} answers, true return {learner.recent_return:.4g}"
             run.progress.update(ACTIVITY, steps, learner.total, note)
             stop = run.stop_requested()

@@ -36,7 +36,7 @@ class Returns:
 def evaluate(actor: Actor, spec: EnvironmentSpec, episodes: int, seed: int, sample: bool = False) -> Returns:
     """Play ``episodes`` whole episodes; equal seeds give equal starts, whatever the policy. ``sample``: draw actions
     instead of taking the mode. Errors: ConfigError where episodes do not end."""
-    environments = Environments(spec, min(episodes, 10), derive(seed, "evaluate"))
+    environments = starts(spec, episodes, seed)
     quota = [len(range(i, episodes, environments.count)) for i in range(environments.count)]
     results: list[list[tuple[float, int]]] = [[] for _ in quota]
     step = 0
@@ -52,6 +52,11 @@ def evaluate(actor: Actor, spec: EnvironmentSpec, episodes: int, seed: int, samp
     environments.close()
     found = [results[i % environments.count][i // environments.count] for i in range(episodes)]
     return Returns(np.array([f[0] for f in found]), np.array([f[1] for f in found]))
+
+
+def starts(spec: EnvironmentSpec, episodes: int, seed: int, record_states: bool = False) -> Environments:
+    """The environments in which ``evaluate`` plays: at most ten side by side, at the starts that ``seed`` gives."""
+    return Environments(spec, min(episodes, 10), derive(seed, "evaluate"), record_states)
 
 
 def random_returns(spec: EnvironmentSpec, episodes: int, seed: int) -> Returns:

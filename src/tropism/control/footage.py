@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tropism.control.agent import Actor
+from tropism.control.evaluate import starts
 from tropism.control.rollouts import Steps
 from tropism.environments.clips import write_clip
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.rendering import Painter, View
 from tropism.environments.segments import Chunk, Segment
-from tropism.environments.stepping import Environments
 from tropism.errors import ConfigError, TropismError
-from tropism.runtime.seeding import derive
 
 SECONDS = 5.0
 
@@ -69,7 +68,7 @@ def _drawing(spec: EnvironmentSpec) -> Iterator[None]:
 def openings(actor: Actor, spec: EnvironmentSpec, episodes: int, seed: int, count: int, steps: int) -> list[Segment]:
     """The first ``steps`` steps, or as many as the episode has, of the first ``count`` of these episodes (10 at most,
     as many as are played side by side)."""
-    environments = Environments(spec, min(episodes, 10), derive(seed, "evaluate"), record_states=True)
+    environments = starts(spec, episodes, seed, record_states=True)
     place, length = environments.place(), min(steps, environments.horizon or steps)
     played = Steps.room(environments, length)
     if any(state is None for state in environments.states):

@@ -154,7 +154,9 @@ class PreferenceLearner:
         self._remember(steps)
         self.turns += 1
         known = {"preferences/labels": float(self.answered), "preferences/asked": float(len(self.questions.queries))}
-        known |= {"episode/true_return": self.recent_return, "environment/steps": float(self.agent.environments.steps)}
+        known |= {"environment/steps": float(self.agent.environments.steps)}
+        if self.episodes:
+            known["episode/true_return"] = self.recent_return
         return steps, metrics | learned | known
 
     @property

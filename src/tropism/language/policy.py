@@ -45,7 +45,7 @@ class ActorCritic(nn.Module):
     Its parameters are the masters; forwards run in the precision of :meth:`run_in`, fp32 until then.
     """
 
-    def __init__(self, lm: PreTrainedModel, value_trunk: ValueTrunk = "shared") -> None:
+    def __init__(self, lm: PreTrainedModel, value_trunk: ValueTrunk = "separate") -> None:
         super().__init__()
         self.lm: PreTrainedModel = lm
         self.value_lm: PreTrainedModel | None = copy_sharing_frozen(lm) if value_trunk == "separate" else None

@@ -118,6 +118,8 @@ class Domain(Protocol):
 class OnlineDomain(Protocol):
     """A kind of policy that is trained while feedback on it comes in: what a study needs of it instead of ``Domain``.
 
+    The values of its base stage may have ``words``: what a report calls things here (``study/report/words.py``).
+
     Told by its method ``learn``. Collecting, fitting and improving are then one stage, ``improve``. The optional
     attributes of ``Domain`` are looked for here, too.
     """
