@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tropism.control.demonstrations import PythonExpert, demonstrate, save_demonstrations
+from tropism.control.policy import load_policy
 from tropism.control.questions import segment_folder
 from tropism.control.reward_network import load_reward
+from tropism.environments.making import EnvironmentSpec
 from tropism.environments.making import make as make_environment
 from tropism.environments.segments import Segment
 from tropism.environments.stepping import replay
@@ -101,6 +104,27 @@ def test_what_was_asked_about_can_be_seen_again(done: Study) -> None:
 def test_the_report_is_written(done: Study) -> None:
     page = done.report().read_text("utf-8")
     assert "true return" in page.lower()
+
+
+def test_a_study_may_start_from_demonstrations(tmp_path: Path) -> None:
+    spec = EnvironmentSpec("Pendulum-v1", horizon="fixed")
+    expert = PythonExpert(lambda seen: np.full((len(seen), 1), 1.5, np.float32))
+    (tmp_path / "shown").mkdir()
+    save_demonstrations(tmp_path / "shown", demonstrate(expert, spec, 3, 0))
+    study = make(tmp_path / "s", study__rounds=1, demonstrations__folder=str(tmp_path / "shown"))
+    study.run(until="base")
+    stage = next(s for s in study.status().stages if s.name == "base")
+    cloned = load_policy(study.artifacts.path(stage.folders["policy"])).actor
+    seen = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 2.0]], np.float32)
+    assert np.allclose(cloned.act(seen), 1.5, atol=0.3)
+    study.run(until="improve-1")
+    log = FeedbackLog(study.database)
+    kinds = [j.value["kind"] for j in log.judgements()]
+    assert kinds.count("demonstration") == 3
+    assert kinds.count("comparison") == 30
+    more = {"agent.algorithm": "sac", "demonstrations.folder": str(tmp_path / "shown")}
+    with pytest.raises(ConfigError, match="sac cannot start"):
+        Study.create(tmp_path / "t", overrides={**SMALL, **more}).run()
 
 
 def answer_all(folder: Path, after_s: float, stop: threading.Event, steps_seen: list[tuple[float, int]]) -> None:

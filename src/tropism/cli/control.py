@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tropism.cli.jobs import OnlyPlan, Out, Recipe, Settings, run_or_plan
+from tropism.errors import StoreError
+from tropism.files import sync_folder
 
 app = typer.Typer(
     name="control", help="Agents in Gymnasium environments: train on the true reward, evaluate.", no_args_is_help=True
@@ -37,6 +40,32 @@ def train(
     run_or_plan(
         plan, lambda: job.plan(config, out), lambda progress: job.run(config, out, progress), out, print_training
     )
+
+
+@app.command()
+def demonstrate(
+    policy: Annotated[Path, typer.Argument(metavar="DIR", help="A policy's folder.")],
+    out: Out,
+    episodes: Annotated[int, typer.Option("--episodes", min=1)] = 10,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw actions instead of taking the most likely.")] = False,
+) -> None:
+    """Keep whole episodes of a policy as demonstrations, for a study to start from (demonstrations.folder)."""
+    from tropism.control.demonstrations import demonstrate as show
+    from tropism.control.demonstrations import save_demonstrations
+    from tropism.control.policy import load_policy
+
+    if out.exists():
+        raise StoreError(f"{out} is there already", "choose another --out: nothing is overwritten")
+    loaded = load_policy(policy)
+    shown = show(loaded.actor, loaded.environment, episodes, seed, sample=sample, about={"policy": dict(loaded.about)})
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    save_demonstrations(partial, shown)
+    sync_folder(partial)
+    partial.rename(out)
+    returns = ", ".join(f"{r:.4g}" for r in shown.returns[:10])
+    typer.echo(f"{len(shown.episodes)} episodes of {loaded.environment.id} in {out}; true returns {returns}")
 
 
 @app.command()

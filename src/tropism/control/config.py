@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -9,6 +10,7 @@ from pydantic import BaseModel, Field
 from tropism.control.a2c import A2cSettings
 from tropism.control.agent import Agent
 from tropism.control.algorithms import make_agent
+from tropism.control.behaviour_cloning import CloningSettings
 from tropism.control.dqn import DqnSettings
 from tropism.control.fit_reward import RewardSection
 from tropism.control.ppo import PpoSettings
@@ -84,6 +86,21 @@ class EvaluationSection(Section):
     """Starts that the report shows as clips, before and after; 0: none, and nothing is drawn."""
 
 
+class DemonstrationSection(Section):
+    """``[demonstrations]``: episodes to start from (``tropism control demonstrate``). The policy is cloned from them
+    before the first round, and they go into the log as feedback."""
+
+    folder: Path | None = None
+    updates: int = Field(default=2000, ge=1)
+    """Steps of the optimiser."""
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+    def cloning(self) -> CloningSettings:
+        """As behaviour cloning takes them; the network is the agent's own."""
+        return CloningSettings(updates=self.updates, batch_size=self.batch_size, learning_rate=self.learning_rate)
+
+
 class AskedSection(BaseModel):
     """What of ``[feedback]`` concerns the domain."""
 
@@ -105,6 +122,7 @@ class ControlConfig(AlgorithmSections):
     """The domain's sections."""
 
     environment: EnvironmentSection = EnvironmentSection()
+    demonstrations: DemonstrationSection = DemonstrationSection()
     preferences: PreferenceSection = PreferenceSection()
     reward: RewardSection = RewardSection()
     evaluation: EvaluationSection = EvaluationSection()

@@ -9,8 +9,10 @@ Left out: tasks with goals of their own; every question is about one environment
 from __future__ import annotations
 
 import json
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,19 +20,29 @@ import numpy as np
 
 from tropism.control.agent import Agent
 from tropism.control.algorithms import ALGORITHMS
+from tropism.control.behaviour_cloning import clone
 from tropism.control.config import ControlConfig
 from tropism.control.coverage import coverage
+from tropism.control.demonstrations import (
+    Demonstrations,
+    check_fit,
+    feedback_rows,
+    load_demonstrations,
+    save_demonstrations,
+)
 from tropism.control.evaluate import Returns, evaluate, random_returns
 from tropism.control.footage import clip_name, film
 from tropism.control.policy import load_policy, save_policy
+from tropism.control.ppo import Ppo
 from tropism.control.preferences import PreferenceLearner
 from tropism.control.reward_network import load_reward
+from tropism.digests import digest_folder
 from tropism.environments.fixed_horizon import require_fixed_horizon
 from tropism.environments.stepping import Environments
-from tropism.errors import DataError
+from tropism.errors import ConfigError, DataError
 from tropism.evaluation.intervals import Interval, bootstrap_mean, bootstrap_paired
 from tropism.feedback.asking import Asker
-from tropism.feedback.records import Candidate, Split, Task
+from tropism.feedback.records import Answer, Candidate, Query, Split, Task
 from tropism.reward.assessment import assess
 from tropism.reward.dataset import RewardData
 from tropism.runtime.checkpoints import load_state, save_state
@@ -51,6 +63,9 @@ WORDS = {
     "items": "starts",
 }
 """What a report calls things here (``study/report/words.py``)."""
+CLONED_WORDS = WORDS | {"reference": "cloned policy", "short": "Cloned", "over": "the cloned policy"}
+DEMONSTRATOR = "demonstrations"
+"""Who shows episodes, in the log."""
 
 
 class ControlDomain:
@@ -59,12 +74,15 @@ class ControlDomain:
     name = "control"
     config_class = ControlConfig
     stage_sections: ClassVar[Mapping[str, Sequence[str]]] = {
-        "base": ("environment", "agent", *ALGORITHMS),
+        "base": ("environment", "agent", *ALGORITHMS, "demonstrations"),
         "improve": ("environment", "agent", *ALGORITHMS, "preferences", "reward"),
         "evaluate": ("environment", "evaluation"),
     }
 
-    path_settings: ClassVar[Mapping[str, PathKind]] = {"environment.reward": "function"}
+    path_settings: ClassVar[Mapping[str, PathKind]] = {
+        "environment.reward": "function",
+        "demonstrations.folder": "file",
+    }
 
     def __init__(self, config: ControlConfig) -> None:
         self.config, self.spec = config, config.environment.spec()
@@ -72,19 +90,39 @@ class ControlDomain:
         if not config.preferences.allow_variable_horizon:
             require_fixed_horizon(self.spec)
 
+    def data_digests(self) -> Mapping[str, str]:
+        """Digest of the demonstrations."""
+        folder = self.config.demonstrations.folder
+        return {} if folder is None else {"demonstrations.folder": digest_folder(folder)}
+
+    def demonstrations(self, keep: Callable[[Path], str]) -> list[tuple[Task, Candidate, Query, Answer]]:
+        """The demonstrated episodes as rows for the log; ``keep`` stores a folder."""
+        if self.config.demonstrations.folder is None:
+            return []
+        shown = load_demonstrations(self.config.demonstrations.folder)
+        artifacts = []
+        for episode in shown.episodes:
+            with tempfile.TemporaryDirectory() as folder:
+                save_demonstrations(Path(folder), replace(shown, episodes=(episode,)))
+                artifacts.append(keep(Path(folder)))
+        return feedback_rows(shown, artifacts, DEMONSTRATOR, "train")
+
     def code_digests(self, kind: str) -> Mapping[str, str]:
         """Digest of the user's reward, which every stage plays by."""
         return {"environment.reward": function_digest(self.spec.reward)} if self.spec.reward else {}
 
     def initial_policy(self, run: StageRun) -> Made:
         """An untrained policy. Values: the environment's spaces, what random actions are worth, the report's words."""
-        agent = self._agent(run.seed)
+        agent, shown = self._agent(run.seed), self.config.demonstrations
+        if shown.folder is not None:
+            self._clone(agent, load_demonstrations(shown.folder), run)
         with run.making("policy") as folder:
-            save_policy(folder, agent.policy(), self.spec, {"role": "untrained"})
+            save_policy(folder, agent.policy(), self.spec, {"role": "untrained" if shown.folder is None else "cloned"})
         chance = random_returns(self.spec, RANDOM_EPISODES, derive(run.seed, "random"))
         e = agent.environments
         values = {"observations": e.observation_size, "actions": e.actions, "discrete": e.discrete}
-        values |= {"horizon": e.horizon, "random_return": chance.mean, "words": WORDS}
+        words = WORDS if shown.folder is None else CLONED_WORDS
+        values |= {"horizon": e.horizon, "random_return": chance.mean, "words": words}
         e.close()
         return Made({"policy": run.folder / "policy"}, values)
 
@@ -152,6 +190,19 @@ class ControlDomain:
             self.spec, self.config.environment.count, derive(seed, "environments"), record_states
         )
         return self.config.make(environments, derive(seed, "agent"))
+
+    def _clone(self, agent: Agent, shown: Demonstrations, run: StageRun) -> None:
+        """Start the agent from demonstrations. Errors: ConfigError for an agent without an actor to clone into."""
+        if not isinstance(agent, Ppo):  # A2C and REINFORCE are, too
+            raise ConfigError(
+                f"{agent.name} cannot start from demonstrations", "use ppo, a2c or reinforce, or leave them out"
+            )
+        check_fit(shown, agent.environments)
+        settings = self.config.demonstrations.cloning()
+        observations, actions = shown.joined("observations"), shown.joined("actions")
+        losses = clone(agent.actor, agent.normaliser, observations, actions, settings, derive(run.seed, "clone"))
+        for step in range(0, len(losses), max(1, len(losses) // 100)):
+            run.log(step, {"cloning/loss": float(losses[step])})
 
     def _learner(self, policy: Path, reward: Path | None, asker: Asker, run: StageRun) -> PreferenceLearner:
         c = self.config

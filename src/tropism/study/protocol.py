@@ -53,6 +53,8 @@ class Domain(Protocol):
     candidates), for myopic oracles (``feedback.oracle.discount`` below 1).
     ``recorded_feedback(kind, split, count, seed) -> Sequence[Recorded]``: judgements that the domain's data has, for
     ``teacher = "import"`` without a file.
+    ``demonstrations(keep) -> [(task, candidate, query, answer)]``: what the policy was started from, as rows for the
+    log; ``keep(folder)`` stores what they show and gives its address.
     ``split_of(prompt: str) -> Split | None``: the split of a prompt that is among its tasks, for pairs from a file.
     A field of ``config_class`` named like a section of the loop (``runtime``, ``study``) receives its values.
     """

@@ -30,6 +30,8 @@ from tropism.study.online import StudyAsker
 from tropism.study.protocol import Domain, OnlineDomain
 from tropism.study.stages import Done, Plan, StageRunner, lineage_id
 
+DEMONSTRATOR = "demonstrations"
+"""Who showed what a policy was started from, in the log."""
 SPLITS_OF_EVERY_ROUND: tuple[Split, ...] = ("train", "test")
 
 
@@ -119,7 +121,20 @@ class Loop:
             lineage.set_policy_status(connection, node.id, "reference")
 
         done = self.runner.run(self._plan("base", 0, {"data": self.data}), self.domain.initial_policy, record)
+        self._take_in_demonstrations()
         return _node("policy", done)
+
+    def _take_in_demonstrations(self) -> None:
+        """What a domain was shown to start from goes into the log; ids are digests, so doing it again adds nothing."""
+        shown = getattr(self.domain, "demonstrations", None)
+        rows = [] if shown is None else shown(self.runner.artifacts.put)
+        if not rows:
+            return
+        self.log.register_teacher(DEMONSTRATOR, "import")
+        self.log.add_tasks(task for task, _, _, _ in rows)
+        self.log.add_candidates(candidate for _, candidate, _, _ in rows)
+        self.log.add_queries(query for _, _, query, _ in rows)
+        self.log.append_many([(query, DEMONSTRATOR, answer) for _, _, query, answer in rows], origin="data")
 
     def collect(self, round_: int, policy: Node, reward: Node | None, first: Done | None) -> Done:
         """Ask teachers about the current policy's outputs, then freeze all feedback so far. An oracle's ratings are
