@@ -1,0 +1,121 @@
+"""``tropism control``: an agent on the true reward, its evaluation, demonstrations; killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tropism.cli.main import main
+from tropism.control.demonstrations import load_demonstrations
+from tropism.digests import digest_file
+from tropism.jobs import control_train as job
+from tropism.jobs.config import resolve
+
+TRAIN = ["control", "train", "--env", "CartPole-v1", "--steps", "30000"]
+
+
+def cli(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Run the command line in this process: (status, stdout, stderr)."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return (0 if caught.value.code is None else int(caught.value.code)), out, err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "cartpole"
+    config = resolve(job.ControlTrainConfig, {"environment.id": "CartPole-v1", "agent.steps": 30_000})
+    job.run(config, out)
+    return out
+
+
+def result(out: Path) -> dict[str, Any]:
+    return json.loads((out / "run" / "result.json").read_text())
+
+
+def test_it_learns_to_balance(trained: Path) -> None:
+    found = result(trained)
+    assert found["random_return"] < 40
+    assert found["true_return"]["low"] > 150
+    assert found["steps"] >= 30_000
+
+
+def test_small_networks_run_on_one_thread(trained: Path) -> None:
+    assert json.loads((trained / "run" / "process.json").read_text())["threads"] == 1
+
+
+def test_the_commands_say_what_came_out(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = cli(capsys, "control", "evaluate", trained, "--episodes", 5)
+    assert status == 0
+    assert "true return" in out
+    assert "over 5 episodes" in out
+    status, out, _ = cli(capsys, "control", "demonstrate", trained, "--episodes", 2, "--out", tmp_path / "shown")
+    assert status == 0
+    assert len(load_demonstrations(tmp_path / "shown").episodes) == 2
+    status, _, err = cli(capsys, "control", "demonstrate", trained, "--out", tmp_path / "shown")
+    assert status == 2
+    assert "nothing is overwritten" in err
+    status, out, _ = cli(capsys, *TRAIN, "--out", tmp_path / "planned", "--plan")
+    assert status == 0
+    assert "about" in out
+    assert not (tmp_path / "planned").exists()
+
+
+def test_other_settings_are_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = cli(capsys, *TRAIN, "--out", trained, "--set", "ppo.gamma=0.9")
+    assert status == 2
+    assert "ppo.gamma was 0.99 and is now 0.9" in err
+    status, _, _ = cli(capsys, *TRAIN, "--out", trained)
+    assert status == 0
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_killed_and_gone_on_with(algorithm: str, tmp_path: Path) -> None:
+    """SIGKILL behind a checkpoint, in the middle of episodes: the same bits as undisturbed."""
+    where = {"ppo": ("CartPole-v1", 40_000), "sac": ("Pendulum-v1", 3000)}[algorithm]
+    told = ["control", "train", "--env", where[0], "--algo", algorithm, "--steps", str(where[1])]
+    told += ["--set", "agent.checkpoint_seconds=0.05", "--set", "sac.hidden=[16, 16]", "--set", "sac.batch_size=16"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for out in (whole, killed):
+        command = [sys.executable, "-m", "tropism", *told, "--out", str(out)]
+        if out is killed:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            deadline, place = time.monotonic() + 60, killed / "run" / "scratch" / "checkpoints"
+            seen = set[str]()
+            while len(seen) < 2 and process.poll() is None and time.monotonic() < deadline:
+                seen |= {p.name for p in place.glob("train-*")} if place.is_dir() else set()
+                time.sleep(0.002)
+            process.kill()
+            process.wait()
+            assert len(seen) >= 2
+            assert not (killed / "policy.json").exists()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
+    assert digest_file(whole / "model.safetensors") == digest_file(killed / "model.safetensors")
+    assert result(whole) == result(killed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem", "fix"),
+    [
+        (["--env", "HalfCheeta-v5"], "HalfCheeta-v5", "HalfCheetah-v5"),
+        (["--env", "CartPole-v1", "--algo", "sac"], "sac cannot choose", "dqn, ppo"),
+        (["--env", "Pendulum-v1", "--algo", "dqn"], "dqn", "Pendulum"),
+        (["--env", "CartPole-v1", "--algo", "trpo"], "trpo", "agent.algorithm"),
+        (["--env", "CartPole-v1", "--set", "ppo.gama=0.9"], "ppo.gama", "gamma"),
+        (["--env", "CartPole-v1", "--set", "environment.reward=nowhere.py:f"], "nowhere.py", "check the path"),
+    ],
+)
+def test_what_cannot_be_trained(
+    arguments: list[str], problem: str, fix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = cli(capsys, "control", "train", *arguments, "--steps", 1000, "--out", tmp_path / "out")
+    assert status == 2
+    assert problem in err
+    assert fix in err
