@@ -18,10 +18,12 @@ from tropism.environments.making import EnvironmentSpec
 from tropism.environments.making import make as make_environment
 from tropism.environments.segments import Segment
 from tropism.environments.stepping import replay
-from tropism.errors import ConfigError, DataError
+from tropism.errors import ConfigError, DataError, TropismError
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.people import register_person
 from tropism.feedback.records import Answer
+from tropism.jobs import control_train
+from tropism.jobs.config import resolve
 from tropism.store.database import Database
 from tropism.store.lineage import live_artifacts, policies_shaped_by
 from tropism.study.study import Study
@@ -125,6 +127,20 @@ def test_a_study_may_start_from_demonstrations(tmp_path: Path) -> None:
     more = {"agent.algorithm": "sac", "demonstrations.folder": str(tmp_path / "shown")}
     with pytest.raises(ConfigError, match="sac cannot start"):
         Study.create(tmp_path / "t", overrides={**SMALL, **more}).run()
+
+
+def test_a_study_may_start_from_a_trained_policy(tmp_path: Path) -> None:
+    """Trained to hang still, by a wrong reward; it is what the first round begins with."""
+    config = {"environment.id": "Pendulum-v1", "environment.horizon": "fixed", "agent.steps": 4000}
+    control_train.run(resolve(control_train.ControlTrainConfig, config), tmp_path / "trained")
+    study = make(tmp_path / "s", study__rounds=1, agent__start=str(tmp_path / "trained"))
+    study.run(until="base")
+    stage = next(s for s in study.status().stages if s.name == "base")
+    begun = load_policy(study.artifacts.path(stage.folders["policy"])).actor
+    seen = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    assert np.array_equal(begun.act(seen), load_policy(tmp_path / "trained").actor.act(seen))
+    with pytest.raises(TropismError, match="nowhere"):
+        make(tmp_path / "t", agent__start=str(tmp_path / "nowhere")).run()
 
 
 def answer_all(folder: Path, after_s: float, stop: threading.Event, steps_seen: list[tuple[float, int]]) -> None:

@@ -55,6 +55,9 @@ class AgentSection(Section):
     """Its settings are in the section of its name."""
     steps: int = Field(default=200_000, ge=1)
     """Environment steps of a round, those of asking included."""
+    start: Path | None = None
+    """A policy's folder to start from (``tropism control train``); else a fresh one, or one cloned from
+    demonstrations."""
     checkpoint_seconds: float = Field(default=20.0, gt=0)
     """Between two checkpoints; a kill loses no more than that, and no bit of the result."""
 

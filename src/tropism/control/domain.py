@@ -63,7 +63,7 @@ WORDS = {
     "items": "starts",
 }
 """What a report calls things here (``study/report/words.py``)."""
-CLONED_WORDS = WORDS | {"reference": "cloned policy", "short": "Cloned", "over": "the cloned policy"}
+STARTED_WORDS = WORDS | {"reference": "policy at the start", "short": "Start", "over": "the policy at the start"}
 DEMONSTRATOR = "demonstrations"
 """Who shows episodes, in the log."""
 
@@ -82,6 +82,7 @@ class ControlDomain:
     path_settings: ClassVar[Mapping[str, PathKind]] = {
         "environment.reward": "function",
         "demonstrations.folder": "file",
+        "agent.start": "file",
     }
 
     def __init__(self, config: ControlConfig) -> None:
@@ -91,9 +92,9 @@ class ControlDomain:
             require_fixed_horizon(self.spec)
 
     def data_digests(self) -> Mapping[str, str]:
-        """Digest of the demonstrations."""
-        folder = self.config.demonstrations.folder
-        return {} if folder is None else {"demonstrations.folder": digest_folder(folder)}
+        """Digests of what the first policy is made from. Errors: DataError for a folder that is not there."""
+        folders = {"agent.start": self.config.agent.start, "demonstrations.folder": self.config.demonstrations.folder}
+        return {name: digest_folder(folder) for name, folder in folders.items() if folder is not None}
 
     def demonstrations(self, keep: Callable[[Path], str]) -> list[tuple[Task, Candidate, Query, Answer]]:
         """The demonstrated episodes as rows for the log; ``keep`` stores a folder."""
@@ -113,15 +114,17 @@ class ControlDomain:
 
     def initial_policy(self, run: StageRun) -> Made:
         """An untrained policy. Values: the environment's spaces, what random actions are worth, the report's words."""
-        agent, shown = self._agent(run.seed), self.config.demonstrations
-        if shown.folder is not None:
-            self._clone(agent, load_demonstrations(shown.folder), run)
+        agent, start, shown = self._agent(run.seed), self.config.agent.start, self.config.demonstrations.folder
+        if start is not None:
+            agent.begin_with(*load_policy(start).description)
+        if shown is not None:
+            self._clone(agent, load_demonstrations(shown), run)
+        words = WORDS if start is None and shown is None else STARTED_WORDS
         with run.making("policy") as folder:
-            save_policy(folder, agent.policy(), self.spec, {"role": "untrained" if shown.folder is None else "cloned"})
+            save_policy(folder, agent.policy(), self.spec, {"role": words["reference"]})
         chance = random_returns(self.spec, RANDOM_EPISODES, derive(run.seed, "random"))
         e = agent.environments
         values = {"observations": e.observation_size, "actions": e.actions, "discrete": e.discrete}
-        words = WORDS if shown.folder is None else CLONED_WORDS
         values |= {"horizon": e.horizon, "random_return": chance.mean, "words": words}
         e.close()
         return Made({"policy": run.folder / "policy"}, values)
