@@ -1,0 +1,173 @@
+"""What else agents learn from: chosen questions, ratings, and a policy that was trained on the wrong reward.
+
+``selection``: how many comparisons it takes to 90 % of what 1,400 random ones reach, asking about random pairs and
+about those on which the ensemble disagrees. ``ratings``: agents that learn from ratings of single steps and of segments
+by a noisy rater, fitted by regression while they train, beside the true reward. ``turned``: a policy that ordinary RL
+has trained on a wrong reward, and preferences have turned to the right one.
+
+    python benchmarks/control_feedback.py --folder RUNS [--only selection ratings turned] [--jobs 2]
+    python benchmarks/control_feedback.py --quick          one short run; no result file
+
+Results: ``results/control_selection.json``, ``control_ratings.json``, ``control_turned.json``. Some 80 runs of one to
+two CPU minutes, kept in RUNS (``control_runs.py``). Left out: other ways to choose (``entropy``, ``k_centre``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import Claim, interval, write_result
+from control_runs import Cell, play, read, run_all
+
+SEEDS = (0, 1, 2)
+Runs = Mapping[str, Mapping[str, Any]]
+CHEETAH = ("HalfCheetah-v5", 500_000, {"normalise_observations": True})
+PENDULUM = ("Pendulum-v1", 200_000, {"gamma": 0.95, "learning_rate": 1e-3})
+CARTPOLE = ("CartPole-v1", 150_000, {})
+BUDGETS = (60, 120, 250, 500, 1400)
+WAYS = ("random", "disagreement")
+SHARE = 0.9
+NOISE = {"rationality": 2.0}
+"""Of raters: logistic noise, in units of the spread of what is rated."""
+BACKWARDS = "control_wrong_rewards:backwards"
+
+
+def selection_cells() -> list[Cell]:
+    """Every budget with either way of choosing."""
+    return [
+        Cell(f"select-{task}-{way}-{labels}-{seed}", task, steps, seed, ppo, labels, selection=way)
+        for task, steps, ppo in (CHEETAH, PENDULUM)
+        for labels in BUDGETS
+        for way in WAYS
+        for seed in SEEDS
+    ]
+
+
+def selection_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
+    """Labels to ``SHARE`` of the largest budget's random return, between budgets by a straight line."""
+    claims, found = [], dict[str, Any]()
+    for task in (CHEETAH[0], PENDULUM[0]):
+
+        def returns(way: str, labels: int, task: str = task) -> list[float]:
+            return [runs[f"select-{task}-{way}-{labels}-{seed}"]["true_return"] for seed in SEEDS]
+
+        chance = next(iter(r for r in runs.values() if r["cell"]["environment"] == task))["random_return"]
+        goal = chance + SHARE * (float(np.mean(returns("random", BUDGETS[-1]))) - chance)
+        needed = {
+            way: [_labels_to(goal, [returns(way, b)[i] for b in BUDGETS]) for i in range(len(SEEDS))] for way in WAYS
+        }
+        saved = [1 - b / a for a, b in zip(needed["random"], needed["disagreement"], strict=True)]
+        mean, low, high = interval(saved)
+        claims.append(Claim(f"{task}: labels saved by asking where members disagree", mean, low, high, "> 0", low > 0))
+        found[task] = {"goal": goal, "needed": needed, "returns": {w: [returns(w, b) for b in BUDGETS] for w in WAYS}}
+    return claims, {"budgets": list(BUDGETS), "tasks": found}
+
+
+def _labels_to(goal: float, returns: list[float]) -> float:
+    """Labels at which the return first reaches ``goal``; the largest budget where it never does."""
+    if returns[0] >= goal:
+        return float(BUDGETS[0])
+    for i in range(1, len(BUDGETS)):
+        if returns[i] >= goal:
+            way = (goal - returns[i - 1]) / (returns[i] - returns[i - 1])
+            return BUDGETS[i - 1] + way * (BUDGETS[i] - BUDGETS[i - 1])
+    return float(BUDGETS[-1])
+
+
+def ratings_cells() -> list[Cell]:
+    """The true reward, ratings of steps, ratings of segments."""
+    cells = []
+    for task, steps, ppo in (CARTPOLE, PENDULUM):
+        for seed in SEEDS:
+            cells.append(Cell(f"rate-{task}-true-{seed}", task, steps, seed, ppo))
+            for what, labels, length in (("steps", 2000, 1), ("segments", 1000, 25)):
+                cells.append(
+                    Cell(
+                        f"rate-{task}-{what}-{seed}", task, steps, seed, ppo, labels, kind="rating", oracle=NOISE,
+                        preferences={"segment_length": length},
+                    )
+                )  # fmt: skip
+    return cells
+
+
+def ratings_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
+    """Shares of the true reward's return above random actions."""
+    claims = []
+    for task in (CARTPOLE[0], PENDULUM[0]):
+        true = [runs[f"rate-{task}-true-{seed}"] for seed in SEEDS]
+        chance, top = true[0]["random_return"], float(np.mean([r["true_return"] for r in true]))
+        for what in ("steps", "segments"):
+            own = [runs[f"rate-{task}-{what}-{seed}"]["true_return"] for seed in SEEDS]
+            mean, low, high = interval([(r - chance) / (top - chance) for r in own])
+            claims.append(Claim(f"{task}: from ratings of {what}", mean, low, high, ">= 0.9", mean >= 0.9))
+    return claims, {"noise": NOISE}
+
+
+def turned_cells() -> list[Cell]:
+    """Running backwards, then 500 comparisons by a teacher who wants it forwards; forwards from the beginning."""
+    task, steps, ppo = CHEETAH
+    cells = []
+    for seed in SEEDS:
+        cells.append(Cell(f"turn-wrong-{seed}", task, steps, seed, ppo, wanted=BACKWARDS))
+        cells.append(Cell(f"turn-right-{seed}", task, steps, seed, ppo))
+        cells.append(Cell(f"turn-turned-{seed}", task, steps, seed, ppo, 500, start=f"turn-wrong-{seed}"))
+    return cells
+
+
+def turned_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
+    """True returns before (the first episodes of the turned run are the wrong policy's) and after."""
+    turned = [runs[f"turn-turned-{seed}"] for seed in SEEDS]
+    right = [runs[f"turn-right-{seed}"]["true_return"] for seed in SEEDS]
+    chance = turned[0]["random_return"]
+    before = [r["curve"][0][1] for r in turned]
+    share = [(r["true_return"] - chance) / (float(np.mean(right)) - chance) for r in turned]
+    mean, low, high = interval(share)
+    gain, gain_low, gain_high = interval([r["true_return"] - b for r, b in zip(turned, before, strict=True)])
+    return [
+        Claim(
+            "HalfCheetah-v5: true return gained over the wrong policy", gain, gain_low, gain_high, "> 0", gain_low > 0
+        ),
+        Claim("HalfCheetah-v5: turned, as a share of trained on the right reward", mean, low, high, "", True),
+    ], {"before": before}
+
+
+PARTS: Mapping[str, tuple[Callable[[], list[Cell]], Callable[[Runs], tuple[list[Claim], dict[str, Any]]]]] = {
+    "selection": (selection_cells, selection_claims),
+    "ratings": (ratings_cells, ratings_claims),
+    "turned": (turned_cells, turned_claims),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="folder that keeps the runs")
+    parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    if given.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            cell = Cell("quick", "Pendulum-v1", 12_000, 0, PENDULUM[2], 40, selection="disagreement")
+            write_result("control_feedback", [], {"run": play(cell, Path(folder))}, quick=True)
+        return
+    if given.folder is None:
+        parser.error("--folder: where are the runs kept?")
+    for part in given.only:
+        cells, claims = PARTS[part]
+        made = cells()
+        run_all(made, given.folder, given.jobs)
+        runs = read(made, given.folder)
+        assert runs is not None
+        found, about = claims(runs)
+        table = {name: {k: v for k, v in run.items() if k != "curve"} for name, run in runs.items()}
+        write_result(f"control_{part}", found, {"seeds": list(SEEDS), **about, "runs": table}, quick=False)
+
+
+if __name__ == "__main__":
+    main()
