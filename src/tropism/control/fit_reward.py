@@ -38,13 +38,14 @@ class RewardSection(Section):
     """Whether the reward reads the observation that followed, too."""
     label_error: float = Field(0.1, ge=0, lt=1)
     """Share of answers that are assumed to be random (Christiano et al. 2017, section 2.2.3)."""
-    fit_steps: int = Field(300, ge=1)
+    fit_steps: int = Field(100, ge=1)
     """Steps of the optimiser in the first fit."""
-    fit_steps_again: int = Field(150, ge=1)
+    fit_steps_again: int = Field(50, ge=1)
     """And in each later one, which goes on from the weights before."""
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-3, ge=0)
+    weight_decay: float = Field(0.3, ge=0)
+    """Of matrices. A few hundred answers are soon learned by heart, and then teach less."""
     bootstrap: bool = True
     combination: Combination = "mean"
     pessimism: float = Field(0.0, ge=0)
