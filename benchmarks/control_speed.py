@@ -163,7 +163,7 @@ def main() -> None:
     works = [w for w in WORKS if given.works is None or w.name in given.works]
     if given.quick:
         works = [replace(w, speed_steps=min(w.speed_steps, 6000), skip=min(w.skip, 2500)) for w in works]
-        works = [replace(w, speed_steps=1600, skip=1100) if w.algorithm == "sac" else w for w in works]
+        works = [replace(w, speed_steps=1100, skip=1000) if w.algorithm == "sac" else w for w in works]
     if given.learning:
         learning([w for w in works if w.learning_steps], given)
     else:
