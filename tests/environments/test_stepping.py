@@ -10,7 +10,7 @@ import pytest
 import tiny_environments  # noqa: F401 - registers them
 
 from tropism.environments.making import EnvironmentSpec
-from tropism.environments.stepping import Environments, Finished, Step, episode_bounds, replay
+from tropism.environments.stepping import Environments, Finished, Step, replay
 from tropism.errors import ConfigError, ContractError
 
 
@@ -183,9 +183,3 @@ def test_unusable_environments_are_refused() -> None:
         Environments(EnvironmentSpec("Sick-v0"), 1, seed=0)
     with pytest.raises(ConfigError, match="0 environments"):
         Environments(EnvironmentSpec("Tiny-v0"), 0, seed=0)
-
-
-def test_episode_bounds() -> None:
-    ends = np.array([0, 0, 1, 1, 0], bool)
-    assert episode_bounds(ends) == [(0, 3), (3, 4), (4, 5)]
-    assert episode_bounds(ends[:3]) == [(0, 3)]

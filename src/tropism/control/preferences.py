@@ -168,7 +168,6 @@ class PreferenceLearner:
     def begin_with(self, reward: LearnedReward) -> None:
         """Start with the reward of an earlier round, and the answers that it was fitted on."""
         self.reward = reward
-        self.entropy = StateEntropy(self.shape.observations)
 
     def _remember(self, steps: Steps) -> None:
         at = self.agent.environments.steps

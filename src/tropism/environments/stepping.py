@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -231,19 +230,3 @@ def replay(made: Made, episode: Episode, actions: Sequence[Any] | NDArray[Any]) 
         if made.restarts and (ended or cut):
             seen, _ = env.reset(seed=episode.reset_seed(length))
         yield np.asarray(seen, np.float32).reshape(-1)
-
-
-def episode_bounds(ends: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """[first, after last) of each episode's part in a column of ``T`` steps, ``ends`` ``[T]`` being true at last
-    steps."""
-    edges = [0, *(np.flatnonzero(ends) + 1).tolist()]
-    if edges[-1] != len(ends):
-        edges.append(len(ends))
-    return list(pairwise(edges))
-
-
-def check_actions(actions: Sequence[Any], space: spaces.Space[Any]) -> None:
-    """ContractError where an action is not one of the space's."""
-    for action in actions:
-        if not space.contains(action):
-            raise ContractError(f"action {action!r} lies outside {space}", "clip it, or choose another method")
