@@ -35,7 +35,8 @@ def networks(venv, members: int, normalise: bool):
     return reward_nets.AddSTDRewardWrapper(ensemble)
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--environment", default="HalfCheetah-v5")
     parser.add_argument("--comparisons", type=int, default=300)
@@ -48,7 +49,12 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--episodes", type=int, default=20)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """One run: learn, then evaluate on the true reward."""
+    given = arguments()
     warnings.filterwarnings("ignore")
     import gymnasium
     import imitation

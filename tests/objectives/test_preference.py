@@ -68,10 +68,26 @@ def test_soft_target_is_the_mean_of_the_votes():
     assert float(soft) == pytest.approx(float(sum(votes)), abs=1e-14)
 
 
+def test_a_lapse_bounds_what_one_answer_may_cost():
+    right = torch.tensor([[1.0, 0.0]], dtype=F64)
+    nll = choice_nll(torch.tensor([[1.5, -0.5]], dtype=F64), TWO, right, lapse=0.1)
+    assert float(nll) == pytest.approx(-math.log(0.9 / (1 + math.exp(-2)) + 0.05), abs=1e-14)
+    # an answer against any gap costs no more than one that was drawn
+    worst = choice_nll(torch.tensor([[-500.0, 500.0]], dtype=F64), TWO, right, lapse=0.1)
+    assert float(worst) == pytest.approx(-math.log(0.05), abs=1e-12)
+    three = torch.tensor([[True, True, True]])
+    drawn = choice_nll(torch.tensor([[-500.0, 500.0, 0.0]], dtype=F64), three, torch.eye(3, dtype=F64)[:1], lapse=0.3)
+    assert float(drawn) == pytest.approx(-math.log(0.1), abs=1e-12)
+    # and, unlike a softened target, it never asks a gap to shrink
+    wide, wider = (choice_nll(torch.tensor([[gap, 0.0]], dtype=F64), TWO, right, lapse=0.1) for gap in (5.0, 9.0))
+    assert wider < wide
+
+
+@pytest.mark.parametrize("lapse", [0.0, 0.1])
 @pytest.mark.parametrize("seed", range(4))
-def test_choice_gradient_is_closed_form(seed):
+def test_choice_gradient_is_closed_form(seed, lapse):
     scores, mask, target, margin, weight = case(seed)
-    arguments = {"margin": margin, "weight": weight, "count": 7.0}
+    arguments = {"margin": margin, "weight": weight, "count": 7.0, "lapse": lapse}
     closed = choice_grad(scores, mask, target, **arguments)
     assert torch.allclose(closed, autograd(lambda s: choice_nll(s, mask, target, **arguments), scores), atol=1e-14)
     assert torch.allclose(

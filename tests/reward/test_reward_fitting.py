@@ -105,6 +105,42 @@ def test_best_weights_are_restored():
     assert float(nll.detach()) == pytest.approx(result.nll_validation, abs=1e-6)
 
 
+def test_what_bags_left_out_stops_a_fit_that_learns_by_heart():
+    """Without validation rows, and with no row wasted: every one is in some member's bag."""
+    data = RewardData.from_judgements(world("comparison", 90)).fold(True)
+    settings = replace(SETTINGS, epochs=60, learning_rate=0.05, patience=5, weight_decay=0.0, out_of_bag=True)
+    model = TinyEnsemble(data, hidden=64, dropout=0.0)
+    result = fit(model, data, settings, 0)
+    assert result.epochs == result.best_epoch + 5
+    assert result.nll_validation == min(h["reward/nll_out_of_bag"] for h in result.history)
+    # the same by hand: each member judged on the tasks that its bag has none of
+    fitting = _Fitting(model, data, settings, 0)
+    assert fitting.bags is not None
+    nll = []
+    for member, bag in enumerate(fitting.bags):
+        outside = data.of_tasks(bag == 0)
+        nll.append(float(evidence_nll(model, Links(3, data), outside, total_weight(outside))[member].detach()))
+    assert sum(nll) / 3 == pytest.approx(result.nll_validation, abs=1e-6)
+    assert fit(TinyEnsemble(data, hidden=64), data, replace(settings, out_of_bag=False), 0).epochs == 60
+
+
+def test_a_task_stays_in_the_bags_it_was_in():
+    """Later fits go on from earlier weights: what a member has seen must not count as left out of it."""
+    settings = replace(SETTINGS, out_of_bag=True)
+
+    def bags(tasks: int) -> dict[str, list[float]]:
+        data = RewardData.from_judgements(world("comparison", tasks)).fold(True)
+        found = _Fitting(TinyEnsemble(data), data, settings, 0).bags
+        assert found is not None
+        return {task.id: found[:, n].tolist() for n, task in enumerate(data.tasks)}
+
+    few, many = bags(40), bags(400)
+    assert few == {id: many[id] for id in few}
+    drawn = torch.tensor(list(many.values()))
+    assert float((drawn == 0).float().mean()) == pytest.approx(math.exp(-1), abs=0.05)
+    assert float(drawn.mean()) == pytest.approx(1.0, abs=0.1)
+
+
 def test_without_validation_all_epochs_are_done():
     data = RewardData.from_judgements([j for j in world("comparison", 40) if j.task.split == "train"])
     result = fit(TinyEnsemble(data), data, replace(SETTINGS, epochs=3), 0)

@@ -43,6 +43,7 @@ from tropism.errors import ConfigError, DataError
 from tropism.evaluation.intervals import Interval, bootstrap_mean, bootstrap_paired
 from tropism.feedback.asking import Asker
 from tropism.feedback.records import Answer, Candidate, Query, Split, Task
+from tropism.feedback.teachers import DEMONSTRATOR
 from tropism.reward.assessment import assess
 from tropism.reward.dataset import RewardData
 from tropism.runtime.checkpoints import load_state, save_state
@@ -64,8 +65,6 @@ WORDS = {
 }
 """What a report calls things here (``study/report/words.py``)."""
 STARTED_WORDS = WORDS | {"reference": "policy at the start", "short": "Start", "over": "the policy at the start"}
-DEMONSTRATOR = "demonstrations"
-"""Who shows episodes, in the log."""
 
 
 class ControlDomain:

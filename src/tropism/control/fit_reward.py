@@ -1,8 +1,8 @@
 """Fitting a reward ensemble on judged segments, again and again while an agent trains.
 
 The fit is ``reward/fitting.py``'s, on the likelihood that all feedback shares. A first fit begins with fresh networks,
-a later one with the weights before. Nothing stops it early: the few answers held out measure, and are too few to tell
-when to stop.
+a later one with the weights before. It stops on what each member's bootstrap left out: those are a third of all
+answers for every member, where the answers held out to measure by are too few to tell when to stop.
 
 Left out: choosing settings by held-out likelihood, but for the form of the preference model.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -38,15 +37,18 @@ class RewardSection(Section):
     """Whether the reward reads the observation that followed, too."""
     label_error: float = Field(0.1, ge=0, lt=1)
     """Share of answers that are assumed to be random (Christiano et al. 2017, section 2.2.3)."""
-    fit_steps: int = Field(100, ge=1)
-    """Steps of the optimiser in the first fit."""
-    fit_steps_again: int = Field(50, ge=1)
+    fit_steps: int = Field(300, ge=1)
+    """Steps of the optimiser in the first fit, at most."""
+    fit_steps_again: int = Field(150, ge=1)
     """And in each later one, which goes on from the weights before."""
+    patience: int = Field(60, ge=1)
+    """Steps without a better likelihood out of bag before a fit stops."""
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.3, ge=0)
     """Of matrices. A few hundred answers are soon learned by heart, and then teach less."""
     bootstrap: bool = True
+    early_stopping: bool = True
     combination: Combination = "mean"
     pessimism: float = Field(0.0, ge=0)
 
@@ -65,11 +67,13 @@ def fit_reward(
     ``features`` ``[n, L, width]`` of ``data.candidates``; ``steps`` ``[m, width]`` are what the scale is frozen on.
     """
     s, version = settings, (before.version if before else 0) + 1
-    train = _softened(data.fold(True), s.label_error)
+    train = data.fold(True)
     wanted = s.fit_steps if version == 1 or s.form == "auto" else s.fit_steps_again
+    each = math.ceil(len(train) / s.batch_size)
     how = FitSettings(
-        epochs=math.ceil(wanted / math.ceil(len(train) / s.batch_size)), batch_size=s.batch_size,
-        learning_rate=s.learning_rate, weight_decay=s.weight_decay, bootstrap=s.bootstrap,
+        epochs=math.ceil(wanted / each), batch_size=s.batch_size, learning_rate=s.learning_rate,
+        weight_decay=s.weight_decay, bootstrap=s.bootstrap, out_of_bag=s.early_stopping,
+        patience=math.ceil(s.patience / each), lapse=s.label_error,
     )  # fmt: skip
     forms: list[Form] = ["partial_return", "regret"] if s.form == "auto" else [s.form]
     found = []
@@ -80,21 +84,13 @@ def fit_reward(
             ensemble = SegmentEnsemble(shape, s.members, s.hidden, form, derive(seed, "reward", version))
             ensemble.standardise(features.reshape(-1, features.shape[-1]))
         scores = SegmentScores(ensemble, features)
-        result = fit(scores, train, how, derive(seed, "fit", version))
+        result = fit(scores, train, how, derive(seed, "fit"))
         held_out = _held_out(scores, data.fold(False))
-        metrics = {"reward/nll_train": result.history[-1]["reward/nll_train"], "reward/version": float(version)}
+        metrics = result.history[result.best_epoch - 1] | {"reward/version": float(version)}
+        metrics["reward/fit_steps"] = float(result.best_epoch * each)
         found.append((held_out.get("reward/nll_validation", math.inf), ensemble, metrics | held_out))
     _, ensemble, metrics = min(found, key=lambda row: row[0])
     return freeze(ensemble, steps, version, s.combination, s.pessimism), metrics
-
-
-def _softened(data: RewardData, error: float) -> RewardData:
-    """Comparisons as if a share ``error`` of the answers were random."""
-    c = data.choices
-    if not len(c) or not error:
-        return data
-    even = c.mask.float() / c.mask.sum(1, keepdim=True)
-    return replace(data, choices=replace(c, target=(1 - error) * c.target + error * even))
 
 
 @torch.no_grad()

@@ -22,6 +22,10 @@ from tropism.store.schema import events
 from tropism.store.schema import queries as asked
 
 
+DEMONSTRATOR = "demonstrations"
+"""Who showed what a policy was started from, in the log."""
+
+
 @dataclass(frozen=True)
 class Standard:
     """What single candidates are measured against: a utility's place is (u − center) / spread.

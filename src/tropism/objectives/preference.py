@@ -12,6 +12,8 @@ Left out: Rao-Kupper and Davidson tie parameters (a soft target keeps one likeli
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,14 +38,18 @@ def choice_nll(
     margin: Tensor | None = None,
     weight: Tensor | None = None,
     count: Count = 1.0,
+    lapse: float = 0.0,
 ) -> Tensor:
-    """Σ_n w_n · −Σ_k target_k log softmax(scores − margin)_k / count, in nats; shape of the leading axes.
+    """Σ_n w_n · −Σ_k target_k log p_k / count, in nats, p = softmax(scores − margin); shape of the leading axes.
 
     ``target`` sums to 1 over a row's valid candidates. ``margin`` is subtracted from a candidate's score: a positive
-    margin on the chosen one asks for a wider gap (Touvron et al. 2023, eq. 2).
+    margin on the chosen one asks for a wider gap (Touvron et al. 2023, eq. 2). ``lapse``, in [0, 1): the share of
+    answers that are random, p becomes (1 − lapse)·p + lapse/K (Christiano et al. 2017, section 2.2.3); unlike a
+    softened target it asks no gap to be small.
     """
     logits = scores if margin is None else scores - keep(margin, mask)
-    rows = -(keep(target, mask) * _log_probabilities(logits, mask)).sum(-1)
+    logs = _log_probabilities(logits, mask)
+    rows = -(keep(target, mask) * (_lapsing(logs, mask, lapse) if lapse else logs)).sum(-1)
     return divide(_weigh(rows, weight).sum(-1), count)
 
 
@@ -54,11 +60,16 @@ def choice_grad(
     margin: Tensor | None = None,
     weight: Tensor | None = None,
     count: Count = 1.0,
+    lapse: float = 0.0,
 ) -> Tensor:
-    """∂ choice_nll / ∂ scores ``[..., N, K]``: w(P − target)/count, that is −[∇R(y_b) − Σ P_i ∇R(y_i)] for one-hot."""
+    """∂ choice_nll / ∂ scores ``[..., N, K]``: w(P − target)/count, that is −[∇R(y_b) − Σ P_i ∇R(y_i)] for one-hot.
+
+    With a ``lapse`` the target counts as far as the answer was not random: target_k · (1 − lapse)·P_k / p_k."""
     logits = scores.detach() if margin is None else scores.detach() - keep(margin, mask)
-    clean = keep(target, mask)
-    grad = choice_probabilities(logits, mask) * clean.sum(-1, keepdim=True) - clean
+    clean, logs = keep(target, mask), _log_probabilities(logits, mask)
+    if lapse:
+        clean = clean * ((1 - lapse) * (logs - _lapsing(logs, mask, lapse)).exp())
+    grad = keep(logs.exp(), mask) * clean.sum(-1, keepdim=True) - clean
     return _spread(grad, weight, count)
 
 
@@ -93,6 +104,12 @@ def _stages(tiers: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         size = chosen.sum(-1, keepdim=True)
         stages.append((tiers >= tier, chosen / size.clamp(min=1)))
     return stages
+
+
+def _lapsing(logs: Tensor, mask: Tensor, lapse: float) -> Tensor:
+    """Logarithms of (1 − lapse)·p + lapse/K."""
+    random = math.log(lapse) - mask.sum(-1, keepdim=True).clamp(min=1).to(logs.dtype).log()
+    return torch.logaddexp(logs + math.log1p(-lapse), random)
 
 
 def _weigh(rows: Tensor, weight: Tensor | None) -> Tensor:

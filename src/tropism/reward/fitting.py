@@ -6,12 +6,14 @@ again after a kill gives the same bits. A long epoch is checkpointed on its way.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,15 +27,18 @@ from tropism.reward.likelihood import (
     ScoreTable,
     candidates_of,
     evidence_nll,
+    parts,
     take_rows,
     total_weight,
 )
 from tropism.reward.pairs import Pairs, pair_accuracy
 from tropism.runtime.checkpoints import load_state, save_state
-from tropism.runtime.seeding import generator, permutation
+from tropism.runtime.seeding import derive, generator, permutation, uniform
 from tropism.runtime.stage import StageRun
 
 ACTIVITY = "reward-fit"
+POISSON = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])
+"""The distribution function of Poisson(1)."""
 
 
 class ScoreModel(Protocol):
@@ -79,10 +84,15 @@ class FitSettings:
     patience: int = 6
     """Epochs without a better validation likelihood before stopping."""
     bootstrap: bool = True
-    """Each member of an ensemble weighs every task by its own Poisson(1) draw; a single member weighs all by 1."""
+    """Each member of an ensemble weighs every task by its own Poisson(1) draw, a function of the task's id; a single
+    member weighs all by 1."""
+    out_of_bag: bool = False
+    """Without validation rows, stop on what each member's draws left out (about 1/e of the tasks)."""
     rating_loss: RatingLoss = "regression"
     rating_weight: float = 1.0
     label_weight: float = 1.0
+    lapse: float = 0.0
+    """Share of choices that are taken to be random, in [0, 1)."""
     center_coef: float = 0.0
     """Weight of the squared sum of each comparison's scores (``objectives.centering``), while fitting only."""
     checkpoint_every: int = 1
@@ -99,7 +109,8 @@ class FitResult:
     """Epochs done when the restored weights were the best (1-based)."""
     epochs: int = 0
     nll_validation: float | None = None
-    """Validation negative log-likelihood per vote of the restored weights, mean over members; None: no validation."""
+    """Negative log-likelihood per vote of the restored weights on the validation rows, or out of bag, mean over
+    members; None: neither was asked for."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Metrics of every epoch."""
 
@@ -109,7 +120,7 @@ def fit(
 ) -> FitResult:
     """Fit ``model`` on the train rows of ``data``; it ends in eval mode with the weights best on the validation rows.
 
-    Without validation rows the last weights stay. The loss is evidence per vote, summed over members, which share no
+    Without validation rows the last weights stay, or those best out of bag (``FitSettings.out_of_bag``). The loss is evidence per vote, summed over members, which share no
     gradient unless they share parameters. Deterministic given ``seed``; with ``run`` it logs metrics, checkpoints, and
     goes on from the newest checkpoint, to the same bits. A model may have ``heads``, the names of parameters that
     learn at ``head_learning_rate``. DataError without train rows, RewardError for NaN scores.
@@ -161,6 +172,8 @@ class _Fitting:
                 "collect comparisons, rankings, ratings or labels on train tasks",
             )
         self.links = Links(model.members, self.train)
+        self.bags = self._bags()
+        self.left_out = self._left_out()
         self.fitted = [p for _, p in model.named_parameters() if p.requires_grad]
         self.frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
         self.optimizer = torch.optim.AdamW(self._groups(), lr=settings.learning_rate, fused=True)
@@ -202,12 +215,24 @@ class _Fitting:
             self.result.nll_validation is not None and done - self.result.best_epoch >= self.settings.patience
         )
 
-    def task_weights(self) -> Tensor | None:
+    def _bags(self) -> Tensor | None:
         """Bootstrap weights ``[E, tasks]``: by task, because votes on one task are not independent."""
         if not self.settings.bootstrap or self.model.members == 1:
             return None
-        rates = torch.ones(self.model.members, len(self.train.tasks))
-        return torch.poisson(rates, generator=generator(self.seed, "reward-bootstrap"))
+        # by id: a task that was left out of a member's bag is left out of its later fits, too
+        ids = np.array([derive(0, task.id) for task in self.train.tasks])
+        drawn = uniform(derive(self.seed, "reward-bootstrap"), ids, np.arange(self.model.members)[:, None])
+        return torch.from_numpy(np.searchsorted(POISSON, drawn)).float()
+
+    def _left_out(self) -> Tensor | None:
+        """Weights ``[E, tasks]`` of what is not in a member's bag, as means; None where it is not asked for."""
+        if not self.settings.out_of_bag or self.bags is None:
+            return None
+        outside = (self.bags == 0).float()
+        tasks = torch.cat([part.task for part in parts(self.train)])
+        votes = torch.cat([part.weight for part in parts(self.train)])
+        left = (outside[:, tasks] * votes).sum(1, keepdim=True)
+        return outside * total_weight(self.train) / left if left.all() else None
 
     def nll(self, model: Scores, data: RewardData, task_weights: Tensor | None, center_coef: float = 0.0) -> Tensor:
         """Negative log-likelihood per vote ``[E]``."""
@@ -220,12 +245,13 @@ class _Fitting:
             rating_loss=self.settings.rating_loss,
             rating_weight=self.settings.rating_weight,
             label_weight=self.settings.label_weight,
+            lapse=self.settings.lapse,
             center_coef=center_coef,
         )
 
     def epoch(self, run: StageRun | None = None) -> dict[str, float]:
         """One pass over the train rows (what is left of it, after a kill), then validation. Returns its metrics."""
-        number, weights = self.result.epochs, self.task_weights()
+        number, weights = self.result.epochs, self.bags
         order = torch.from_numpy(permutation(len(self.train), self.seed, number))
         self.model.train(True)
         with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
@@ -272,16 +298,18 @@ class _Fitting:
     def validate(self) -> dict[str, float]:
         """Validation likelihood and accuracy; remembers the weights if they are the best so far."""
         self.model.train(False)
-        if not len(self.validation):
+        if len(self.validation):
+            rows, weights, name = self.validation, None, "reward/nll_validation"
+        elif self.left_out is not None:
+            rows, weights, name = self.train, self.left_out, "reward/nll_out_of_bag"
+        else:
             return {}
-        table = ScoreTable.of(
-            self.model, candidates_of(self.validation), len(self.train.candidates), 2 * self.settings.batch_size
-        )
-        nll = float(self.nll(table, self.validation, None).mean())
+        table = ScoreTable.of(self.model, candidates_of(rows), len(rows.candidates), 2 * self.settings.batch_size)
+        nll = float(self.nll(table, rows, weights).mean())
         if self.result.nll_validation is None or nll < self.result.nll_validation:
             self.result.nll_validation, self.result.best_epoch = nll, self.result.epochs
-            self.best = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
-        metrics = {"reward/nll_validation": nll}
+            self.best = {key: tensor.detach().clone() for key, tensor in self.weights().items()}
+        metrics = {name: nll}
         if len(self.pairs):
             wanted = self.pairs.candidates()
             scores = table.score(wanted)

@@ -123,12 +123,14 @@ def evidence_nll(
     rating_weight: float = 1.0,
     label_weight: float = 1.0,
     center_coef: float = 0.0,
+    lapse: float = 0.0,
 ) -> Tensor:
     """Σ over all evidence of weight · negative log-likelihood / count, per member ``[E]``.
 
     ``task_weights`` ``[E, tasks]`` are each member's bootstrap weights. Ratings (in squared deviations, or nats if
     ordinal) and labels weigh ``rating_weight`` and ``label_weight`` beside a comparison. ``center_coef`` adds that much
-    of the squared sum of each comparison's, choice's or ranking's scores. Raises RewardError for a NaN
+    of the squared sum of each comparison's, choice's or ranking's scores. ``lapse``: the share of choices that are random
+    (``objectives.preference.choice_nll``). Raises RewardError for a NaN
     or infinite score, naming the candidate.
     """
     wanted = candidates_of(data)
@@ -147,7 +149,7 @@ def evidence_nll(
     choices, rankings, labels = data.choices, data.rankings, data.labels
     if len(choices):
         target, margin = choices.target.to(scores.dtype), choices.margin.to(scores.dtype)
-        total = total + choice_nll(of(choices), choices.mask, target, margin, votes(choices), count)
+        total = total + choice_nll(of(choices), choices.mask, target, margin, votes(choices), count, lapse)
         if center_coef:
             total = total + center_coef * centering(of(choices), choices.mask, votes(choices), count)
     if len(rankings):

@@ -19,7 +19,7 @@ from tropism.data.manifest import digest_of
 from tropism.errors import ContractError
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.records import Split
-from tropism.feedback.teachers import Standard
+from tropism.feedback.teachers import DEMONSTRATOR, Standard
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
 from tropism.store import lineage
@@ -30,8 +30,6 @@ from tropism.study.online import StudyAsker
 from tropism.study.protocol import Domain, OnlineDomain
 from tropism.study.stages import Done, Plan, StageRunner, lineage_id
 
-DEMONSTRATOR = "demonstrations"
-"""Who showed what a policy was started from, in the log."""
 SPLITS_OF_EVERY_ROUND: tuple[Split, ...] = ("train", "test")
 
 
