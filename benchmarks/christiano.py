@@ -50,14 +50,15 @@ class Task:
         return Cell(name, self.id, self.steps, seed, self.ppo, labels, preferences=preferences)
 
 
-NORMAL = {"normalise_observations": True}
+FALLING = {"learning_rate_end": 0.0}
+NORMAL = {"normalise_observations": True, **FALLING}
 TASKS = (
     Task("HalfCheetah-v5", 1_000_000, NORMAL, arms=(TRUE, "350", "700", "1400")),
     Task("Hopper-v5", 1_000_000, NORMAL),
     Task("Walker2d-v5", 1_000_000, NORMAL),
     Task("Swimmer-v5", 1_000_000, {**NORMAL, "gamma": 0.9999, "gae_lambda": 0.98}),
     Task("Reacher-v5", 300_000, {**NORMAL, "gamma": 0.95}, segment=25),
-    Task("Pendulum-v1", 300_000, {"gamma": 0.95, "learning_rate": 1e-3}),
+    Task("Pendulum-v1", 300_000, {"gamma": 0.95, "learning_rate": 1e-3, **FALLING}),
 )
 
 

@@ -45,10 +45,11 @@ class RewardSection(Section):
     """Steps without a better likelihood out of bag before a fit stops."""
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.3, ge=0)
-    """Of matrices. A few hundred answers are soon learned by heart, and then teach less."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Of matrices."""
     bootstrap: bool = True
     early_stopping: bool = True
+    """Stop on what each member's bootstrap left out; else every fit has all its steps."""
     combination: Combination = "mean"
     pessimism: float = Field(0.0, ge=0)
 
