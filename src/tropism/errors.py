@@ -54,3 +54,23 @@ class InterruptedRun(TropismError):
     """
 
     exit_code: int = 130
+
+
+class QueueError(TropismError):
+    """What the queue of questions to people cannot do with an assignment."""
+
+
+class NotYours(QueueError):
+    """The assignment does not exist, or is another person's."""
+
+
+class LeaseLost(QueueError):
+    """The lease ran out and the question's place was given to somebody else; an answer is still taken, and flagged."""
+
+
+class AlreadyAnswered(QueueError):
+    """The assignment was answered, skipped or taken back before, under another submission."""
+
+
+class UndoTooLate(QueueError):
+    """The time in which an answer can be taken back has passed."""

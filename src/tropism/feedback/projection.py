@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from tropism.errors import DataError
 from tropism.feedback.records import Candidate, Judgement, Provenance, Query, Split, Task
+from tropism.feedback.values import ASIDE
 from tropism.store.schema import candidates, event_texts, events, queries, query_slots, tasks, teachers
 
 CHUNK = 500
@@ -26,11 +27,17 @@ def chunks(items: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def current_view() -> list[sa.ColumnElement[bool]]:
-    """Conditions on ``events`` for what counts now: votes that nothing supersedes, of people who have not left."""
+    """Conditions on ``events`` for what counts now: votes that nothing supersedes, of people who have not left.
+
+    Left out are retractions (the vote they supersede is gone, and they say nothing) and answers to gold questions and
+    repeats (see ``values.ASIDE``).
+    """
     newer = events.alias("newer")
     gone = events.alias("gone")
     return [
         events.c.query_id.is_not(None),
+        events.c.kind != "retraction",
+        events.c.target.not_like(f"{ASIDE}%"),
         ~sa.exists().where(newer.c.supersedes == events.c.id),
         events.c.teacher_id.not_in(sa.select(gone.c.teacher_id).where(gone.c.kind == "erasure")),
     ]

@@ -202,12 +202,34 @@ class Erasure(_Value):
     reason: str
 
 
+class Retraction(_Value):
+    """A person took an answer back; it supersedes that answer and is no answer itself. Only the queue makes it."""
+
+    kind: Literal["retraction"] = "retraction"
+    reason: str | None = None
+
+
 Value = Annotated[
-    Comparison | Ranking | BestOf | Rating | Label | Demonstration | Correction | Critique | Approval | Erasure,
+    Comparison
+    | Ranking
+    | BestOf
+    | Rating
+    | Label
+    | Demonstration
+    | Correction
+    | Critique
+    | Approval
+    | Erasure
+    | Retraction,
     Field(discriminator="kind"),
 ]
 
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(Value)
+
+ASIDE = "#"
+"""How the target of an answer begins that is not evidence: to a gold question or a repeat. It measures who answered,
+not what was answered about. It is in the append-only log like every other; the current view leaves it out, so no reward
+model is fitted on it, and its target keeps it from colliding with the same person's vote on the same query."""
 
 
 def slot_names(kind: str, k: int) -> tuple[str, ...]:
@@ -225,6 +247,8 @@ def parse_value(kind: str, raw: Mapping[str, Any], slots: Sequence[str]) -> Valu
     ``raw`` need not repeat ``kind``. Errors: DataError naming the value and the fix (unknown kind, key, choice or
     slot, a slot named twice, a score off its scale, a strength out of range, an untouched ranking, …).
     """
+    if kind == "retraction":
+        raise DataError(f"value {dict(raw)!r} as an answer", _fix(kind))
     if raw.get("kind", kind) != kind:
         raise DataError(f"value {dict(raw)!r} is of kind {raw['kind']!r}, not {kind!r}", "use one kind")
     try:
@@ -270,4 +294,5 @@ def _fix(kind: str) -> str:
         "critique": 'give {"slot": "c1", "span": [3, 9]} and the remark as the answer\'s text',
         "approval": 'give {"approved": true, "slot": "c1"}',
         "erasure": "erase a person with people.erase_person",
+        "retraction": "take an answer back with Queue.undo",
     }.get(kind, "use comparison, ranking, best_of, rating, label, demonstration, correction, critique or approval")

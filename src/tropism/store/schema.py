@@ -1,9 +1,10 @@
 """The study's tables as SQLAlchemy Core, portable between SQLite and PostgreSQL.
 
-Append-only (triggers of the migration refuse UPDATE and DELETE): events, seals, seal_members, event_sets,
-event_set_members.
-Erasable on purpose, because they hold what belongs to people: people, text_salts, event_texts. Times are UTC seconds
-since the epoch and never enter a digest. Left out: metrics (a file of their own) and the studio's assignments.
+Append-only (triggers of the migrations refuse UPDATE and DELETE): events, seals, seal_members, event_sets,
+event_set_members, audit.
+Erasable on purpose, because they hold what belongs to people: people, text_salts, event_texts, drafts. Times are UTC
+seconds since the epoch and never enter a digest. The studio's tables are defined in ``studio_schema.py`` and named here
+too. Left out: metrics (a file of their own).
 """
 
 from __future__ import annotations
@@ -12,21 +13,36 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from tropism.store import metadata as _metadata
+from tropism.store import studio_schema as _studio
+
+metadata = _metadata.metadata
+accounts = _studio.accounts
+sessions = _studio.sessions
+api_tokens = _studio.api_tokens
+invitations = _studio.invitations
+login_failures = _studio.login_failures
+audit = _studio.audit
+ab_tests = _studio.ab_tests
+query_state = _studio.query_state
+assignments = _studio.assignments
+drafts = _studio.drafts
+gold = _studio.gold
+guidelines = _studio.guidelines
+webhooks = _studio.webhooks
+deliveries = _studio.deliveries
+
+STUDIO: Final = (
+    accounts, sessions, api_tokens, invitations, login_failures, audit, ab_tests, query_state, assignments, drafts,
+    gold, guidelines, webhooks, deliveries,
+)  # fmt: skip
+"""The studio's tables."""
+
 APPLICATION_ID: Final = 0x54524F50
 """Written into the header of every study.db ("TROP"), so that another SQLite file is never taken for a study."""
 
-APPEND_ONLY: Final = ("events", "seals", "seal_members", "event_sets", "event_set_members")
+APPEND_ONLY: Final = ("events", "seals", "seal_members", "event_sets", "event_set_members", "audit")
 """Tables whose rows the database itself refuses to change or delete."""
-
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
 
 # ---- what is judged ----
 
