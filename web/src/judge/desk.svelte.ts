@@ -1,0 +1,221 @@
+// The items on a person's desk: one on the screen and the next three behind it, claimed ahead so that an answer shows
+// the next item at once. Each is a lease, kept alive by heartbeats while it lies here.
+import { post, Refused } from "../lib/api";
+import { problemOf, type Problem } from "../lib/problem";
+import { session } from "../lib/session.svelte";
+import { load, save } from "../lib/stored";
+import type { Draft, Empty, Item, Kind, Remark, Stored, Submission } from "../lib/types";
+import { text } from "../strings/index.svelte";
+import { forgetClips, warmClips } from "./clips";
+import { draftOf, dropDraft, keepDraft } from "./drafts";
+import { outbox, type Entry } from "./outbox.svelte";
+
+const AHEAD = 3;
+const HEARTBEAT_MS = 60_000;
+const LOOK_AGAIN_MS = 10_000;
+const UNDO_MS = 30_000;
+
+interface Done {
+  item: Item;
+  draft: Draft | null;
+  until: number;
+}
+
+class Desk {
+  items = $state.raw<Item[]>([]);
+  empty = $state.raw<Empty | null>(null);
+  problem = $state.raw<Problem | null>(null);
+  claiming = $state(false);
+  done = $state.raw<Done[]>([]);
+  /** What just happened, for the live region. */
+  said = $state("");
+  /** The claim of the item on screen has run out: the answer is kept, and counts as late. */
+  lapsed = $state(false);
+  now = $state(Date.now());
+  answered = $state(0);
+  /** Remarks that go with the answer to the item on screen. */
+  remarks = $state.raw<Remark[]>([]);
+  /** What the item's form held when it came on screen, and what was entered since. */
+  form: Record<string, unknown> = {};
+  private kinds: Kind[] | undefined;
+  private timers: ReturnType<typeof setInterval>[] = [];
+  private open = false;
+  private seen = 0;
+  private since = 0;
+
+  get current(): Item | null {
+    return this.items[0] ?? null;
+  }
+
+  get undoLeft(): number {
+    const last = this.done.at(-1);
+    return last === undefined ? 0 : Math.max(0, Math.ceil((last.until - this.now) / 1000));
+  }
+
+  /** Take up work: what lay on this tab's desk before a reload first. Returns what ends it. */
+  start(kinds?: Kind[]): () => void {
+    this.kinds = kinds;
+    this.open = true;
+    const held = load<{ account: string; items: Item[] } | null>(sessionStorage, "held", null);
+    if (held !== null && held.account === session.account?.id) {
+      this.items = held.items.filter((item) => !outbox.has(item.assignment));
+      this.items.forEach(warmClips);
+    }
+    outbox.onStored = (entry, stored) => this.stored(entry, stored);
+    this.shown();
+    void this.beat().then(() => this.fill());
+    this.timers = [
+      setInterval(() => void this.beat(), HEARTBEAT_MS),
+      setInterval(() => void (this.empty !== null && this.fill()), LOOK_AGAIN_MS),
+      setInterval(() => this.tick(), 1000),
+    ];
+    const visible = () => this.visible();
+    document.addEventListener("visibilitychange", visible);
+    outbox.kick();
+    return () => {
+      this.open = false;
+      this.timers.forEach(clearInterval);
+      document.removeEventListener("visibilitychange", visible);
+    };
+  }
+
+  /** Send an answer and show the next item; the order matters: the answer is in the outbox before it leaves the screen. */
+  answer(value: Record<string, unknown>, said: string, free?: string): void {
+    const body: Submission = { submission_id: crypto.randomUUID(), value, duration_ms: this.elapsed() };
+    if (free !== undefined) body.text = free;
+    if (this.remarks.length > 0) body.extra = this.remarks;
+    this.leave("submit", body, text().judge.sent(said));
+  }
+
+  /** Keep what was entered, remarks included. */
+  keep(form: Record<string, unknown>): void {
+    this.form = form;
+    if (this.current !== null) keepDraft(this.current.assignment, { form, remarks: this.remarks });
+  }
+
+  remark(remarks: Remark[]): void {
+    this.remarks = remarks;
+    this.keep(this.form);
+  }
+
+  skip(): void {
+    this.leave("skip", { submission_id: crypto.randomUUID() }, text().judge.skipped);
+  }
+
+  private leave(action: Entry["action"], body: Entry["body"], said: string): void {
+    const item = this.current;
+    const account = session.account;
+    if (item === null || account === null) return;
+    const draft = draftOf(item);
+    outbox.add({ account: account.id, assignment: item.assignment, action, body, at: Date.now(), tries: 0 });
+    dropDraft(item.assignment);
+    this.done = [...this.done.slice(-9), { item, draft, until: Date.now() + UNDO_MS }];
+    this.put(this.items.slice(1));
+    this.answered += action === "submit" ? 1 : 0;
+    this.said = said;
+    // only after the answer has arrived, or the claim would return the item that was just answered
+    void outbox.left(item.assignment).then(() => this.fill());
+  }
+
+  /** Take the last answer back: the item returns to the screen, what was on it moves behind. */
+  async undo(): Promise<void> {
+    const last = this.done.at(-1);
+    if (last === undefined || this.undoLeft === 0) return;
+    const t = text().judge;
+    try {
+      let item = last.item;
+      if (!outbox.withdraw(item.assignment)) {
+        if (!(await outbox.left(item.assignment))) {
+          this.said = t.undo_needs_connection;
+          return;
+        }
+        item = (await post<{ item: Item }>(`assignments/${item.assignment}/undo`)).item;
+      }
+      this.done = this.done.slice(0, -1);
+      this.answered = Math.max(0, this.answered - 1);
+      this.put([{ ...item, draft: item.draft ?? last.draft }, ...this.items]);
+      this.said = t.undone;
+    } catch (error) {
+      this.said = problemOf(error).what;
+      if (error instanceof Refused) this.done = this.done.slice(0, -1);
+    }
+  }
+
+  /** Claim until the desk is full. */
+  async fill(): Promise<void> {
+    if (this.claiming || this.items.length > AHEAD || !this.open) return;
+    this.claiming = true;
+    try {
+      // what this person holds already comes first, so the whole desk is asked for
+      const body = this.kinds === undefined ? { count: 1 + AHEAD } : { count: 1 + AHEAD, kinds: this.kinds };
+      const claimed = await post<{ items: Item[]; empty: Empty | null }>("queue/claim", body);
+      const here = new Set(this.items.map((item) => item.assignment));
+      const fresh = claimed.items.filter((item) => !here.has(item.assignment) && !outbox.has(item.assignment));
+      fresh.forEach(warmClips);
+      if (fresh.length > 0) this.put([...this.items, ...fresh]);
+      this.empty = this.items.length === 0 ? claimed.empty : null;
+      this.problem = null;
+    } catch (error) {
+      session.ended(error);
+      this.problem = problemOf(error);
+      setTimeout(() => void this.fill(), LOOK_AGAIN_MS);
+    } finally {
+      this.claiming = false;
+    }
+  }
+
+  private put(items: Item[]): void {
+    const before = this.current?.assignment;
+    for (const item of this.items) if (!items.includes(item)) forgetClips(item);
+    this.items = items;
+    save(sessionStorage, "held", { account: session.account?.id, items });
+    if (this.current?.assignment !== before) this.shown();
+  }
+
+  private shown(): void {
+    const draft = this.current === null ? null : draftOf(this.current);
+    this.form = (draft?.form as Record<string, unknown> | undefined) ?? {};
+    this.remarks = (draft?.remarks as Remark[] | undefined) ?? [];
+    this.lapsed = false;
+    this.clock();
+  }
+
+  private async beat(): Promise<void> {
+    for (const item of [...this.items]) {
+      try {
+        await post(`assignments/${item.assignment}/heartbeat`);
+      } catch (error) {
+        if (session.ended(error) || !(error instanceof Refused) || error.passing) return;
+        if (item === this.current) this.lapsed = true;
+        else this.put(this.items.filter((one) => one !== item));
+      }
+    }
+  }
+
+  private stored(entry: Entry, stored: Stored): void {
+    if (entry.action === "submit" && stored.late) this.said = text().judge.late;
+  }
+
+  private tick(): void {
+    this.now = Date.now();
+    if (this.done.length > 0 && this.done.every((one) => one.until < this.now)) this.done = [];
+  }
+
+  /** The time that an item takes is the time that it can be seen. */
+  private clock(): void {
+    this.seen = 0;
+    this.since = performance.now();
+  }
+  private visible(): void {
+    if (document.hidden) this.seen += performance.now() - this.since;
+    else {
+      this.since = performance.now();
+      void this.beat();
+    }
+  }
+  private elapsed(): number {
+    return Math.round(this.seen + (document.hidden ? 0 : performance.now() - this.since));
+  }
+}
+
+export const desk = new Desk();
