@@ -70,11 +70,27 @@ def new(
     typer.echo(f"made {folder / 'study.toml'}; next: tropism run {folder}")
 
 
-def run(folder: Folder, settings: Settings = None) -> None:
+def run(
+    folder: Folder,
+    settings: Settings = None,
+    studio: Annotated[bool, typer.Option("--studio", help="Open the studio beside it, for people to answer.")] = False,
+    solo: Annotated[bool, typer.Option("--solo", help="With --studio: one person on this machine, no login.")] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="With --studio; 0: any free one.")] = 7860,
+) -> None:
     """Run a study to its end. The same command again goes on where it was."""
     from tropism.study.study import Study
 
-    _run(Study.open(folder, overrides=settings or []))
+    if solo and not studio:
+        raise ConfigError("--solo without --studio", "add --studio, or leave --solo out")
+    opened = Study.open(folder, overrides=settings or [])
+    if not studio:
+        _run(opened)
+        return
+    from tropism.studio.serving import beside
+    from tropism.studio.settings import StudioSettings
+
+    with beside(folder, StudioSettings(solo=solo, port=port), typer.echo):
+        _run(opened)
 
 
 def status(folder: Folder) -> None:

@@ -1,0 +1,67 @@
+"""``tropism studio DIR``: the web application on a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tropism.studio.settings import StudioSettings
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the command on the application."""
+    app.command()(studio)
+
+
+def studio(
+    folder: Folder,
+    host: Annotated[str, typer.Option("--host", help="Where to listen; others than this machine need accounts.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 7860,
+    solo: Annotated[bool, typer.Option("--solo", help="One person on this machine: no login.")] = False,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="A host name that browsers use for it, as behind a proxy. May be repeated."),
+    ] = None,
+    database_url: Annotated[
+        str | None, typer.Option("--database-url", help="postgresql://USER@HOST/NAME, instead of DIR/study.db.")
+    ] = None,
+    lease: Annotated[float, typer.Option("--lease", help="Seconds a question is held without a sign of life.")] = 300.0,
+    gold_rate: Annotated[float, typer.Option("--gold-rate", help="Share of questions with a known answer.")] = 0.0,
+    repeat_rate: Annotated[float, typer.Option("--repeat-rate", help="Share of questions asked a second time.")] = 0.0,
+) -> None:
+    """Open the studio: people judge in a browser, while the study runs or before. Ends with Ctrl-C."""
+    from tropism.studio.serving import serve
+
+    settings = _settings(host, port, solo, name, database_url, lease, gold_rate, repeat_rate)
+    serve(folder, settings, typer.echo)
+
+
+def _settings(
+    host: str,
+    port: int,
+    solo: bool,
+    name: list[str] | None,
+    database_url: str | None,
+    lease: float,
+    gold_rate: float,
+    repeat_rate: float,
+) -> StudioSettings:
+    from tropism.studio.settings import StudioSettings
+
+    return StudioSettings(
+        solo=solo,
+        host=host,
+        port=port,
+        names=tuple(name or ()),
+        database_url=database_url,
+        lease_s=lease,
+        gold_rate=gold_rate,
+        repeat_rate=repeat_rate,
+    )

@@ -1,0 +1,62 @@
+"""What a studio does beside answering: leases that ran out, sealing the chain, telling other programs.
+
+One thread, woken by votes and by the clock; it never holds a request. What fails is written to the log and tried again
+at the next turn; a bug ends the thread, and ``/healthz`` says so. Left out: curves and the stream (``stream.py``),
+which run on the event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import sqlalchemy as sa
+
+from tropism.errors import TropismError
+from tropism.studio.state import Studio
+from tropism.studio.webhooks import Deliverer
+
+TURN_S = 1.0
+_log = logging.getLogger("tropism.studio")
+
+
+class Housekeeper:
+    """The thread. ``start`` and ``stop`` once each."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.deliverer = Deliverer(studio.database)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="studio-housekeeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the turn that is under way."""
+        self._ended.set()
+        self.studio.stirred.set()
+        self._thread.join(timeout=10)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._thread.is_alive()
+
+    def turn(self) -> None:
+        """Everything once."""
+        self.studio.queue.expire(time.time())
+        self.studio.log.seal()
+        self.deliverer.turn()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            self.studio.stirred.wait(TURN_S)
+            self.studio.stirred.clear()
+            try:
+                self.turn()
+            except (TropismError, sa.exc.SQLAlchemyError, OSError):  # a lock held too long, a database that restarts
+                _log.exception("housekeeping failed; the next turn tries again")
+            self._ended.wait(TURN_S / 4)  # many votes a second are dealt with a few times a second

@@ -1,0 +1,65 @@
+"""Blinding: whoever may still judge a query sees no policy, score or vote of it, on any address.
+
+A caller may still judge it as long as no answer or skip of theirs is settled (an answer can be taken back for a while)
+and they hold it, or it wants more votes. Held and answered are by person; a role below annotator never judges. Left
+out: what people tell one another, and a query whose wanted votes are raised after somebody has looked at it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from tropism.store import schema
+from tropism.studio.problems import ApiError
+from tropism.studio.roles import Caller, rank
+
+
+@dataclass(frozen=True)
+class Blind:
+    """What a caller must not see: queries by id, and tasks by id."""
+
+    queries: frozenset[str]
+    tasks: frozenset[str]
+
+    def check(self, query_id: str) -> None:
+        """Errors: ApiError (403) for a query among them."""
+        if query_id in self.queries:
+            fix = "answer or skip it first; for a while after that it stays hidden, since an answer can be taken back"
+            raise ApiError(403, "blind", f"you may still judge query {query_id}", fix)
+
+
+def blind_for(connection: Connection, caller: Caller, undo_s: float, queries: Collection[str] | None = None) -> Blind:
+    """What ``caller`` must not see, of some ``queries`` or of all."""
+    if rank(caller.role) < rank("annotator"):
+        return Blind(frozenset(), frozenset())
+    table, state, asked = schema.assignments, schema.query_state, schema.queries
+    mine = sa.select(table.c.query_id).where(table.c.teacher_id == caller.pseudonym)
+    final = time.time() - undo_s
+    settled = mine.where(table.c.status.in_(("submitted", "skipped")), table.c.submitted_at < final)
+    # a repeat is held apart from the first answer, and must not be looked up either
+    held = mine.where(
+        sa.or_(
+            table.c.status.in_(("open", "expired")),
+            sa.and_(table.c.status.in_(("submitted", "skipped")), table.c.submitted_at >= final),
+        )
+    )
+    joined = asked.join(schema.tasks, schema.tasks.c.id == asked.c.task_id)
+    # every query that may be asked is in the queue by now (``Studio.blind`` sees to it); gold is asked without end
+    wanting = asked.c.id.in_(
+        sa.union(sa.select(state.c.query_id).where(state.c.taken < state.c.wanted), sa.select(schema.gold.c.query_id))
+    )
+    statement = (
+        sa.select(asked.c.id, asked.c.task_id, schema.tasks.c.payload["of"].as_string().label("of"))
+        .select_from(joined)
+        .where(sa.or_(asked.c.id.in_(held), sa.and_(wanting, asked.c.id.not_in(settled))))
+    )
+    if queries is not None:
+        statement = statement.where(asked.c.id.in_(sorted(queries)))
+    rows = connection.execute(statement).all()
+    tasks = {row.task_id for row in rows} | {row.of for row in rows if row.of is not None}
+    return Blind(frozenset(row.id for row in rows), frozenset(tasks))
