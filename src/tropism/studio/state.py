@@ -19,6 +19,7 @@ from tropism.feedback.queue import Queue, QueueSettings
 from tropism.store import schema
 from tropism.store.artifacts import ArtifactStore
 from tropism.store.database import Database
+from tropism.studio.assessor import Assessor
 from tropism.studio.blinding import Blind, blind_for
 from tropism.studio.clips import Clips
 from tropism.studio.curves import Curves
@@ -45,6 +46,7 @@ class Studio:
     presenter: Presenter
     clips: Clips
     assignments: Assignments
+    assessor: Assessor
     counters: Instruments = field(default_factory=Instruments)
     stirred: threading.Event = field(default_factory=threading.Event)
     """Set when feedback has come: whoever tells others about it wakes up."""
@@ -80,6 +82,7 @@ class Studio:
             presenter=Presenter(database, clips),
             clips=clips,
             assignments=Assignments(database),
+            assessor=Assessor(settings.database_url or folder / "study.db"),
         )
 
     def guideline_version(self) -> int | None:
@@ -100,6 +103,7 @@ class Studio:
     def close(self) -> None:
         """Give back what is held."""
         self.clips.close()
+        self.assessor.close()
         self.curves.close()
         self.database.close()
 

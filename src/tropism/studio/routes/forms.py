@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Query
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints
 
 from tropism.studio.roles import Role, TokenScope
 
@@ -63,7 +63,7 @@ class AccountChange(Form):
 class Claim(Form):
     """``POST queue/claim``."""
 
-    count: int = Field(default=1, ge=1, le=4)
+    count: StrictInt = Field(default=1, ge=1, le=4)
     kinds: Annotated[list[Annotated[str, StringConstraints(max_length=32)]], Field(max_length=16)] | None = None
 
 

@@ -2,18 +2,58 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from dataclasses import asdict
+from typing import Annotated
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from tropism.feedback.quality.planner import plan
+from tropism.store import schema
 from tropism.studio import oversight
 from tropism.studio.auth import Here, LeadReads
 from tropism.studio.problems import reply
+from tropism.studio.state import Studio
 
 router = APIRouter(tags=["lead"])
 
 
+@router.get("/lead/quality")
+def quality(studio: Here, _caller: LeadReads) -> Response:
+    """Agreement, the joint fit, repeats, gold, cycles, times; 202 while the first report is made."""
+    made, making = studio.assessor.newest(_events(studio))
+    if made is None:
+        return reply({"computing": True}, 202)
+    return reply({**made, "computing": making})
+
+
+@router.get("/lead/planner")
+def planner(
+    _caller: LeadReads,
+    difference: Annotated[float, Query(gt=0, lt=0.5)] = 0.1,
+    power: Annotated[float, Query(gt=0, lt=1)] = 0.8,
+    skill: Annotated[float, Query(gt=0, le=10)] = 1.0,
+    overlap: Annotated[int, Query(ge=1, le=20)] = 1,
+    alike: Annotated[float, Query(ge=0, le=1)] = 0.5,
+) -> Response:
+    """How many votes tell a win rate of one half plus ``difference`` from one half."""
+    found = asdict(plan(difference, power=power, skill=skill, overlap=overlap, alike=alike))
+    return reply({"labels": found["votes"], **found})
+
+
 @router.get("/lead/cost")
 def cost(studio: Here, _caller: LeadReads) -> Response:
-    """What a vote costs in people's time."""
+    """What a vote costs in people's time, and an effective one: a vote's worth of a good annotator."""
     with studio.database.read() as connection:
-        return reply(oversight.cost(connection))
+        spent = oversight.cost(connection)
+    made, _ = studio.assessor.newest(_events(studio))
+    worth = (made or {}).get("worth")
+    effective = None if worth is None else worth["effective"] / max(worth["votes"], 1) * spent["votes"]
+    each = spent["seconds"] / effective if effective else None
+    return reply(spent | {"effective_votes": effective, "seconds_per_effective_vote": each})
+
+
+def _events(studio: Studio) -> int:
+    with studio.database.read() as connection:
+        return connection.execute(sa.select(sa.func.max(schema.events.c.seq))).scalar() or 0

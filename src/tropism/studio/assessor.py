@@ -1,0 +1,71 @@
+"""Keeps the newest report on the judgements, and has it made anew, in another process, when there is more feedback.
+
+Left out: keeping it across a restart; it is made again.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from tropism.errors import TropismError
+from tropism.studio import judged
+from tropism.studio.problems import ApiError
+
+REST_S = 20.0
+"""A new report is made no sooner than this after the last one."""
+_log = logging.getLogger("tropism.studio")
+
+
+class Assessor:
+    """The reports of one study. ``place``: its database. Threads share it."""
+
+    def __init__(self, place: Path | str) -> None:
+        self.place = place
+        self._pool: ProcessPoolExecutor | None = None
+        self._making: Future[dict[str, Any]] | None = None
+        self._made: tuple[Mapping[str, Any], int, float] | None = None
+        self._asked_for = 0
+        self._lock = threading.Lock()
+
+    def newest(self, events: int) -> tuple[Mapping[str, Any] | None, bool]:
+        """(the newest report or None, whether a newer one is being made). ``events``: how many there are now.
+
+        Errors: ApiError (503) where making the first one failed.
+        """
+        with self._lock:
+            self._take_in()
+            stale = self._made is None or (self._made[1] != events and time.monotonic() - self._made[2] > REST_S)
+            if stale and self._making is None:
+                if self._pool is None:
+                    self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+                self._asked_for, self._making = events, self._pool.submit(judged.report, self.place)
+            return (None if self._made is None else self._made[0]), self._making is not None
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _take_in(self) -> None:
+        """Take the report that was being made, if it is done."""
+        if self._making is None or not self._making.done():
+            return
+        making, self._making = self._making, None
+        try:
+            self._made = (making.result(), self._asked_for, time.monotonic())
+        except (TropismError, BrokenProcessPool) as error:
+            _log.warning("the report on judgements was not made: %s", error)
+            if isinstance(error, BrokenProcessPool):
+                self._pool = None
+            if self._made is None:
+                raise ApiError(503, "no_report", f"the report was not made: {error}", "ask again", retry_s=5) from error
