@@ -1,0 +1,278 @@
+"""What is found out about annotators: simulated ones of known kinds, adaptive overlap, and real votes held out.
+
+Simulated: 20 people of five kinds (9 good, 3 random, 2 inverted, 3 drawn by the first place, 3 by length) cast 4,000
+votes on 40 items, with and without ties; a second crowd is 15 good, 3 random and 2 inverted. Measured are the joint
+fit's correlation with the true utilities beside plain Bradley-Terry's, each annotator's kind, and the seconds of a fit.
+
+Adaptive overlap: 1,500 queries, each with its own order of the same 20 people, of whom 4,000 earlier votes are known.
+Fixed overlap takes the first 3 (or 5) votes. Adaptive overlap takes at most 9, and its threshold is set so that its
+mean posterior error, as the model itself sees it, is that of fixed overlap; the truth is used to check only.
+
+Real votes (``--data``): UKPConvArg1, five votes a pair. Fitted on three, predicted are the other two, of a1, a2, equal.
+The figures beside it are uniform trust in its usual form (the posterior of a pair's true answer, taken for the
+distribution of its votes) and in its best (made a distribution of votes; or shares with one added to each), and one
+coin per annotator. Intervals: over random splits of the votes, and over topics (drawn whole) of the first split.
+
+    python benchmarks/annotators.py [--data FOLDER] [--seeds 20]
+    python benchmarks/annotators.py --quick     few seeds; no result file
+
+Left out: people who change, and people who talk to each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import Claim, interval, write_result
+from tropism.data import read
+from tropism.data.judgements import to_judgements
+from tropism.evaluation.intervals import bootstrap_paired
+from tropism.feedback.quality.joint_fit import JointSettings, fit_jointly
+from tropism.feedback.quality.joint_likelihood import Spreads
+from tropism.feedback.quality.kinds import Kind, kinds_of
+from tropism.feedback.quality.overlap import OverlapRules, decide
+from tropism.feedback.quality.simulation import TWENTY, Simulated, simulate
+from tropism.feedback.quality.truth import Account, fit_truth
+from tropism.feedback.quality.votes import A_WINS, B_WINS, TIE, Floats, Integers, Votes, votes_of
+from tropism.runtime.seeding import derive, uniform
+
+CROWD: tuple[Kind, ...] = tuple(kind for kind in TWENTY if kind in ("random", "inverted")) + ("good",) * 15
+SETTINGS: dict[str, dict[str, Any]] = {
+    "five kinds": {"kinds": TWENTY}, "five kinds, ties": {"kinds": TWENTY, "tie": -0.5},
+    "random and inverted": {"kinds": CROWD},
+}  # fmt: skip
+PLAIN = JointSettings(position=False, length=False, rounds=0, spreads=Spreads(skill=1e-3))
+QUERIES, MOST = 1500, 9
+SPLITS = 5
+
+
+def simulated(seeds: int) -> list[dict[str, Any]]:
+    """One row per setting and seed."""
+    rows = []
+    for name, options in SETTINGS.items():
+        for seed in range(seeds):
+            made = simulate(seed, **options)
+            started = time.perf_counter()
+            fit = fit_jointly(made.votes)
+            seconds = time.perf_counter() - started
+            plain = fit_jointly(made.votes, PLAIN)
+            pairs = Counter(zip(made.kinds, kinds_of(fit), strict=True))
+            rows.append({
+                "setting": name, "seed": seed, "seconds": round(seconds, 4),
+                "correlation": float(np.corrcoef(fit.utility.value, made.utility)[0, 1]),
+                "plain": float(np.corrcoef(plain.utility.value, made.utility)[0, 1]),
+                "kinds": {f"{truth} as {said}": n for (truth, said), n in sorted(pairs.items())},
+            })  # fmt: skip
+    return rows
+
+
+def kinds_found(rows: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Of each kind: how many were found, of how many. A truly good one counts as found if called good."""
+    found: dict[str, tuple[int, int]] = {}
+    for row in rows:
+        for name, n in row["kinds"].items():
+            truth, _, said = name.partition(" as ")
+            hits, every = found.get(truth, (0, 0))
+            found[truth] = hits + n * (truth == said), every + n
+    return found
+
+
+def asked(made: Simulated, seed: int) -> tuple[Floats, Votes]:
+    """True differences ``[Q]``, and MOST votes on each of the queries, query by query, by people in random order."""
+    random = np.random.Generator(np.random.Philox(derive(seed, "overlap", QUERIES)))
+    people = np.array([random.permutation(len(made.kinds))[:MOST] for _ in range(QUERIES)]).ravel()
+    utility, lengths = random.normal(0, 1.2, (QUERIES, 2)), random.normal(0, 1, (QUERIES, 2))
+    true = utility[:, 0] - utility[:, 1]
+    query = np.repeat(np.arange(QUERIES), MOST)
+    first, gap = random.choice([-1.0, 1.0], len(query)), (lengths[:, 0] - lengths[:, 1])[query]
+    delta = made.skill[people] * true[query] + made.position[people] * first + made.length[people] * gap
+    choice = np.where(random.random(len(query)) < 1 / (1 + np.exp(-delta)), A_WINS, B_WINS)
+    votes = Votes(
+        tuple(f"candidate {i}" for i in range(2 * QUERIES)), made.votes.annotators, 2 * query, 2 * query + 1, people,
+        choice, first, gap,
+    )  # fmt: skip
+    return true, votes
+
+
+def adaptive(seed: int) -> dict[str, Any]:
+    """Votes per query at equal posterior error: fixed 3 and 5 against adaptive, without and with a reward model."""
+    made = simulate(seed)
+    fit = fit_jointly(made.votes)
+    true, votes = asked(made, seed)
+    skill, pull = fit.weights(votes)
+    scale = float(np.median(made.skill[made.skill > 0]))  # the fit's unit of utility
+    noise = np.random.Generator(np.random.Philox(derive(seed, "reward model", QUERIES))).normal(0, 1.0, QUERIES)
+    spread = float(np.sqrt(2)) * fit.utility_spread
+    keep = spread**2 / (spread**2 + 1.0)  # a calibrated model: what it says is the mean of what it leaves possible
+    row: dict[str, Any] = {"seed": seed}
+    for name, prior, rules in (
+        ("votes alone", np.zeros(QUERIES), OverlapRules.of(fit, most=MOST)),
+        ("with a reward model", keep * (true * scale + noise), OverlapRules(most=MOST, spread=spread * keep**0.5)),
+    ):
+        better = np.stack([_after(n, votes, skill, pull, rules, prior) for n in range(MOST + 1)], 1)  # [Q, votes]
+        error = np.minimum(better, 1 - better)
+        right = np.where(better == 0.5, 0.5, (better > 0.5) == (true[:, None] > 0))
+        for m in (3, 5):
+            taken = _matched(error, float(error[:, m].mean()))
+            at = np.arange(QUERIES), taken
+            row[f"{name}, {m}"] = {
+                "votes": float(taken.mean()), "saved": 1 - float(taken.mean()) / m,
+                "posterior_error": float(error[at].mean()), "fixed_posterior_error": float(error[:, m].mean()),
+                "accuracy": float(right[at].mean()), "fixed_accuracy": float(right[:, m].mean()),
+            }  # fmt: skip
+    return row
+
+
+def _after(n: int, votes: Votes, skill: Floats, pull: Floats, rules: OverlapRules, prior: Floats) -> Floats:
+    """P(a is better) of each query after its first ``n`` votes."""
+    rows = np.flatnonzero(np.arange(len(votes)) % MOST < n)
+    return decide(QUERIES, rows // MOST, votes.choice[rows], skill[rows], pull[rows], rules, prior).a_better
+
+
+def _matched(error: Floats, target: float) -> Integers:
+    """Votes taken of each query by the largest threshold that reaches the mean posterior error ``target``."""
+    low, high = 0.0, 0.5
+    for _ in range(40):
+        middle = (low + high) / 2
+        taken = _stops(error, middle)
+        low, high = (middle, high) if error[np.arange(len(error)), taken].mean() <= target else (low, middle)
+    return _stops(error, low)
+
+
+def _stops(error: Floats, threshold: float) -> Integers:
+    enough = error <= threshold
+    enough[:, 0] = False  # one vote at least, and MOST at most
+    enough[:, -1] = True
+    return enough.argmax(1)
+
+
+def real_votes(folder: Path) -> tuple[Votes, Integers]:
+    """The corpus in one orientation per pair, and each vote's topic."""
+    judgements = to_judgements(read(folder / "ukp_convarg1", format="ukp").records, validation_share=0.0).judgements
+    votes = votes_of(judgements).votes
+    _, topic = np.unique([str(j.task.payload["group"]) for j in judgements], return_inverse=True)
+    turn = votes.a > votes.b
+    sign = np.where(turn, -1.0, 1.0)
+    turned = replace(
+        votes, a=np.minimum(votes.a, votes.b), b=np.maximum(votes.a, votes.b), first=sign * votes.first,
+        length=sign * votes.length, choice=np.where(turn & (votes.choice != TIE), 1 - votes.choice, votes.choice),
+    )  # fmt: skip
+    return turned, topic
+
+
+def one_split(votes: Votes, seed: int) -> tuple[dict[str, Floats], Votes, Integers]:
+    """P(vote) ``[held out, 3]`` of every method, the votes held out, and their rows."""
+    _, pair = np.unique(votes.a * len(votes.items) + votes.b, return_inverse=True)
+    order = np.lexsort((uniform(derive(seed, "votes held out"), np.arange(len(votes)), 0), pair))
+    starts = np.flatnonzero(np.diff(pair[order], prepend=-1))
+    place = np.empty(len(votes), np.int64)
+    place[order] = np.arange(len(votes)) - np.repeat(starts, np.diff(np.append(starts, len(votes))))
+    fitted, rows = place < 3, np.flatnonzero((place == 3) | (place == 4))
+    held, known = votes.take(rows), votes.take(fitted)
+    counts = np.ones((int(pair.max()) + 1, 3))
+    np.add.at(counts, (pair[fitted], known.choice), 1)
+    made = {"shares, one added to each": (counts / counts.sum(1, keepdims=True))[pair[rows]]}
+    people = len(votes.annotators)
+    accounts: tuple[tuple[str, Account, float], ...] = (
+        ("uniform trust", "shared", 0.0), ("one coin each", "one-coin", 1.0), ("full confusion", "full", 1.0)
+    )  # fmt: skip
+    for name, account, smoothing in accounts:
+        truth = fit_truth(
+            pair[fitted], known.annotator, known.choice, 3, account=account, smoothing=smoothing, annotators=people,
+            tolerance=1e-7,
+        )  # fmt: skip
+        made[f"{name}, posterior"] = truth.posterior[pair[rows]]
+        made[f"{name}, votes"] = truth.predict(pair[rows], held.annotator)
+    alike = Spreads(utility=1.5, skill=1e-3, position=1e-3, length=1e-3, tie=1e-3)
+    for name, settings in (
+        ("utilities alone", JointSettings(length=False, rounds=0, spreads=alike)),
+        ("joint fit without length", JointSettings(length=False)), ("joint fit", JointSettings()),
+    ):  # fmt: skip
+        made[name] = fit_jointly(known, settings).predict(held)
+    return made, held, rows
+
+
+def score(chance: Floats, held: Votes) -> tuple[Floats, Floats]:
+    """Right or wrong and −log P of each vote; a probability of 0 counts as 1e-6, or one vote would be infinite."""
+    said = chance[np.arange(len(held)), held.choice]
+    return (chance.argmax(1) == held.choice).astype(np.float64), -np.log(np.maximum(said, 1e-6))
+
+
+def real(folder: Path, splits: int) -> dict[str, Any]:
+    """Accuracy and nats of every method over splits; on the first split, differences with intervals over topics."""
+    votes, topic = real_votes(folder)
+    scores: dict[str, list[tuple[float, float]]] = {}
+    differences: dict[str, Any] = {}
+    for seed in range(splits):
+        made, held, rows = one_split(votes, seed)
+        each = {name: score(chance, held) for name, chance in made.items()}
+        for name, (right, nats) in each.items():
+            scores.setdefault(name, []).append((float(right.mean()), float(nats.mean())))
+        if seed:
+            continue
+        for against in ("uniform trust, posterior", "uniform trust, votes", "shares, one added to each"):
+            for i, what in ((0, "accuracy"), (1, "nats")):
+                found = bootstrap_paired(each["joint fit"][i], each[against][i], clusters=topic[rows])
+                differences[f"{what}, joint fit less {against}"] = found.as_json()
+    return {
+        "votes": len(votes), "annotators": len(votes.annotators), "items": len(votes.items),
+        "held_out": len(held), "topics": int(topic.max()) + 1, "over_topics": differences,
+        "accuracy": {name: interval([a for a, _ in found]) for name, found in scores.items()},
+        "nats": {name: interval([n for _, n in found]) for name, found in scores.items()},
+    }  # fmt: skip
+
+
+def claims_of(rows: list[dict[str, Any]], overlap: list[dict[str, Any]], found: dict[str, Any] | None) -> list[Claim]:
+    """What is held of all this."""
+    claims = []
+    for name in SETTINGS:
+        value, low, high = interval([row["correlation"] for row in rows if row["setting"] == name])
+        claims.append(Claim(f"correlation, {name}", value, low, high, "low end >= 0.97", low >= 0.97))
+    for kind, (hits, n) in kinds_found(rows).items():
+        got = hits / n
+        claims.append(Claim(f"{kind} annotators found", got, got, got, ">= 0.85, good ones >= 0.99",
+                            got >= (0.99 if kind == "good" else 0.85)))  # fmt: skip
+    slowest = max(row["seconds"] for row in rows)
+    claims.append(Claim("seconds of the slowest fit", slowest, slowest, slowest, "< 1", slowest < 1))
+    for name in ("votes alone", "with a reward model"):
+        for m in (3, 5):
+            cases = [row[f"{name}, {m}"] for row in overlap]
+            value, low, high = interval([case["saved"] for case in cases])
+            claims.append(Claim(f"votes saved against {m}, {name}", value, low, high, "low end > 0", low > 0))
+            value, low, high = interval([case["accuracy"] - case["fixed_accuracy"] for case in cases])
+            claims.append(
+                Claim(f"accuracy less that of {m}, {name}", value, low, high, "low end >= -0.01", low >= -0.01)
+            )
+    for key, difference in (found or {"over_topics": {}})["over_topics"].items():
+        better = difference["low"] > 0 if key.startswith("accuracy") else difference["high"] < 0
+        target = "> 0" if key.startswith("accuracy") else "< 0"
+        claims.append(Claim(key, difference["value"], difference["low"], difference["high"], target, better))
+    return claims
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with ukp_convarg1")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    seeds, splits = (2, 1) if options.quick else (options.seeds, SPLITS)
+    rows = simulated(seeds)
+    overlap = [adaptive(seed) for seed in range(seeds)]
+    found = real(options.data, splits) if options.data else None
+    claims = claims_of(rows, overlap, found)
+    for claim in claims:
+        print(f"{claim.name}: {claim.value:.4f} [{claim.low:.4f}, {claim.high:.4f}] {claim.target} {claim.holds}")
+    extra = {"seeds": seeds, "simulated": rows, "overlap": overlap, "real_votes": found}
+    write_result("annotators", claims, extra, options.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""One joint fit of comparison votes: utilities of items, and of each annotator skill, position, length and tie terms.
+
+The maximum of the posterior (``joint_likelihood.py``) by L-BFGS with the analytic gradient, standard errors from its
+Hessian, and the prior spreads learned from the data by turns (empirical Bayes: EM, with Laplace's method inside).
+
+A length term that all annotators share and a quality that grows with length are the same thing to any votes. They are
+told apart here by the assumption that quality and length are uncorrelated among the items; ``common_length`` says how
+large the shared part was, and ``JointSettings(length=False)`` leaves it to the utilities.
+
+Left out: full posteriors (sampling), covariates of items, and more than two candidates a vote.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.optimize import minimize
+
+from tropism.errors import ContractError, DataError
+from tropism.feedback.quality.joint_likelihood import JointLikelihood, Prior, Spreads
+from tropism.feedback.quality.votes import Floats, Integers, Votes
+
+DENSE = 3000
+"""Up to this many parameters the whole Hessian is inverted; beyond it standard errors are conditional."""
+TOLD_APART = 0.6
+"""From this reliability of the utilities on, skills mean something."""
+_HYPER = 4.0  # the given spreads count as much as this many observed terms
+_FREEDOM = 3.0
+
+
+@dataclass(frozen=True)
+class JointSettings:
+    """What the model has. ``position`` and ``length`` terms drop out by themselves where no vote tells of them.
+
+    ``rounds``: how often the spreads are learned anew; 0 keeps ``spreads`` as given.
+    """
+
+    position: bool = True
+    length: bool = True
+    spreads: Spreads = field(default_factory=Spreads)
+    rounds: int = 6
+    iterations: int = 3000
+
+
+@dataclass(frozen=True)
+class Term:
+    """One number per item or annotator with its standard error, ``[n]`` each; NaN where the model lacks the term."""
+
+    value: Floats
+    error: Floats
+
+    def interval(self, width: float = 1.96) -> tuple[Floats, Floats]:
+        """``value ∓ width · error``."""
+        return self.value - width * self.error, self.value + width * self.error
+
+
+@dataclass(frozen=True)
+class JointFit:
+    """What the fit found.
+
+    The scale: of the annotators whose skill is surely positive (95 %) the median's is 1, so ``utility`` is in logits of
+    that annotator's votes. Where there is nobody, or the items cannot be told apart, the scale is the prior's and
+    ``scaled`` is False. ``utility`` has mean 0. ``position``: log odds of choosing what was
+    shown first among equals. ``length``: log odds per ``length_unit``, the root mean square of the votes' lengths.
+    ``tie``: log weight of a tie.
+    """
+
+    utility: Term
+    skill: Term
+    position: Term
+    length: Term
+    tie: Term
+    common_position: tuple[float, float]
+    common_length: tuple[float, float]
+    common_tie: tuple[float, float]
+    """Means over annotators with their standard errors; NaN where the model lacks the term."""
+    reliability: float
+    """Of the utilities: their variance over itself plus their mean squared error (as in Rasch models). Below
+    TOLD_APART the votes do not tell the items apart, be it that the items are alike or that all answer at random."""
+    utility_spread: float
+    """Prior deviation of utilities as learned, on the scale of ``utility``."""
+    length_unit: float
+    spreads: Spreads
+    log_likelihood: float
+    scaled: bool
+    marginal: bool
+    """False beyond DENSE parameters: standard errors then take all other parameters as known, and are too small."""
+    counts: Integers
+    """Votes of each annotator ``[K]``."""
+    model: JointLikelihood = field(repr=False)
+    vector: Floats = field(repr=False)
+    """The parameters on the fit's own scale (before a median skill became 1)."""
+
+    def predict(self, asked: Votes) -> Floats:
+        """P(a, b, tie) ``[N, 3]`` for any questions to these annotators; ``asked.choice`` is not looked at."""
+        return np.exp(self.model.log_probabilities(self.vector, _scaled_length(asked, self.length_unit)))
+
+    def weights(self, asked: Votes) -> tuple[Floats, Floats]:
+        """Of each question to these annotators ``[N]``: the skill it is answered with, and the pull toward a in logits
+        (position and length together), such that δ = skill · difference of utilities + pull."""
+        who = asked.annotator
+        pull = np.nan_to_num(self.position.value)[who] * asked.first
+        pull = pull + np.nan_to_num(self.length.value)[who] * asked.length / self.length_unit
+        return self.skill.value[who], pull
+
+
+def fit_jointly(votes: Votes, settings: JointSettings | None = None) -> JointFit:
+    """Fit all votes at once. Errors: DataError without votes, ContractError if no maximum was found."""
+    settings = settings or JointSettings()
+    if not len(votes):
+        raise DataError("a joint fit of no votes", "collect comparisons first")
+    unit = float(np.sqrt(np.mean(votes.length**2))) or 1.0
+    position = settings.position and bool(votes.first.any())
+    length = settings.length and bool(votes.length.any())
+    scaled = _scaled_length(votes, unit)
+    model = JointLikelihood(scaled, position=position, length=length)
+    spreads, vector = settings.spreads, model.start(settings.spreads.utility)
+    prior = Prior.alike(spreads, len(votes.annotators))
+    for round in range(settings.rounds + 1):
+        vector = _maximum(model, vector, prior, settings.iterations)
+        covariance, errors = _uncertainty(model, vector, prior)
+        if round < settings.rounds:
+            spreads, prior = learned(model, vector, errors, settings.spreads, spreads)
+    return _read(model, vector, covariance, errors, spreads, unit)
+
+
+def _maximum(model: JointLikelihood, vector: Floats, prior: Prior, iterations: int) -> Floats:
+    # in units of the terms' own (conditional) standard errors, or a narrow prior would make the valley steep
+    unit = 1 / np.sqrt(model.diagonal(vector, prior))
+
+    def scaled(place: Floats) -> tuple[float, Floats]:
+        value, slope = model.objective(place * unit, prior)
+        return value, slope * unit
+
+    found = minimize(
+        scaled, vector / unit, method="L-BFGS-B", jac=True,
+        options={"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-3},
+    )  # fmt: skip
+    if found.status == 1 or not np.isfinite(found.fun):
+        raise ContractError(
+            f"the joint fit of {len(model.votes)} votes found no maximum in {iterations} steps", "raise `iterations`"
+        )
+    return np.asarray(found.x * unit, np.float64)
+
+
+def _uncertainty(model: JointLikelihood, vector: Floats, prior: Prior) -> tuple[Floats | None, Floats]:
+    """The covariance ``[P, P]`` (None beyond DENSE parameters) and the standard errors ``[P]``."""
+    if len(vector) > DENSE:
+        return None, 1 / np.sqrt(model.diagonal(vector, prior))
+    try:
+        root = np.linalg.cholesky(model.hessian(vector, prior))
+    except np.linalg.LinAlgError as error:
+        raise ContractError(
+            "the joint fit ended on a saddle: its curvature is not positive", "give more votes, or narrower spreads"
+        ) from error
+    inverse = np.linalg.inv(root)
+    covariance = inverse.T @ inverse
+    return covariance, np.sqrt(np.diag(covariance))
+
+
+def learned(
+    model: JointLikelihood, vector: Floats, errors: Floats, given: Spreads, now: Spreads
+) -> tuple[Spreads, Prior]:
+    """Spreads from the terms found, one step of EM; ``given`` counts as ``_HYPER`` terms, so that few keep it.
+
+    Annotators' terms are taken as Student-t (``_FREEDOM`` degrees) around their common mean, as a scale mixture of
+    Gaussians: who is far from the others gets a prior of their own width, and does not widen everybody's.
+    """
+    blocks, n = model.blocks, len(model.votes.annotators)
+
+    def own(block: slice, before: float, prior: float, centre: float | None = None) -> tuple[float, Floats]:
+        if block not in blocks:
+            return prior, np.full(n, prior)
+        end = None if centre is not None else -1
+        middle = vector[block][-1] if centre is None else centre
+        square = (vector[block][:end] - middle) ** 2 + errors[block][:end] ** 2
+        weight = (_FREEDOM + 1) / (_FREEDOM + square / before**2)
+        scale = float(np.sqrt(((weight * square).sum() + _HYPER * prior**2) / (n + _HYPER)))
+        return scale, scale / np.sqrt(weight)
+
+    square = vector[blocks.utility] ** 2 + errors[blocks.utility] ** 2
+    utility = float(np.sqrt((square.sum() + _HYPER * given.utility**2) / (len(square) + _HYPER)))
+    skill = own(blocks.skill, now.skill, given.skill, 1.0)
+    position = own(blocks.position, now.position, given.position)
+    length = own(blocks.length, now.length, given.length)
+    tie = own(blocks.tie, now.tie, given.tie)
+    spreads = Spreads(utility, skill[0], position[0], length[0], tie[0])
+    return spreads, Prior(utility, skill[1], position[1], length[1], tie[1])
+
+
+def _read(
+    model: JointLikelihood, vector: Floats, covariance: Floats | None, errors: Floats, spreads: Spreads, unit: float
+) -> JointFit:
+    blocks, n = model.blocks, len(model.votes.annotators)
+    utility, error = vector[blocks.utility], errors[blocks.utility]
+    reliability = float(utility.var() / (utility.var() + np.mean(error**2)))
+    sure = vector[blocks.skill] - 1.96 * errors[blocks.skill] > 0
+    scaled = bool(sure.any()) and reliability >= TOLD_APART
+    scale = float(np.median(vector[blocks.skill][sure])) if scaled else 1.0
+
+    def term(block: slice) -> Term:
+        if block not in blocks:
+            return Term(np.full(n, np.nan), np.full(n, np.nan))
+        return Term(vector[block][:-1], errors[block][:-1])
+
+    def common(block: slice) -> tuple[float, float]:
+        if block not in blocks:
+            return np.nan, np.nan
+        return float(vector[block][-1]), float(errors[block][-1])
+
+    return JointFit(
+        utility=Term((utility - utility.mean()) * scale, error * scale),
+        skill=Term(vector[blocks.skill] / scale, errors[blocks.skill] / scale),
+        position=term(blocks.position),
+        length=term(blocks.length),
+        tie=term(blocks.tie),
+        common_position=common(blocks.position),
+        common_length=common(blocks.length),
+        common_tie=common(blocks.tie),
+        reliability=reliability,
+        utility_spread=spreads.utility * scale,
+        length_unit=unit,
+        spreads=spreads,
+        log_likelihood=model.log_likelihood(vector),
+        scaled=scaled,
+        marginal=covariance is not None,
+        counts=np.bincount(model.votes.annotator, minlength=n),
+        model=model,
+        vector=vector,
+    )
+
+
+def _scaled_length(votes: Votes, unit: float) -> Votes:
+    return replace(votes, length=votes.length / unit)
