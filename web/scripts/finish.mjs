@@ -42,11 +42,15 @@ function firstLoad() {
   return [...seen].sort();
 }
 
-const brotli = (path) =>
-  brotliCompressSync(readFileSync(path), { params: { [constants.BROTLI_PARAM_QUALITY]: 11 } }).length;
+const HARDEST = { params: { [constants.BROTLI_PARAM_QUALITY]: 11 } };
+const brotli = (path) => brotliCompressSync(readFileSync(path), HARDEST).length;
 
 const first = firstLoad();
 const bytes = first.reduce((sum, name) => sum + brotli(join(BUILT, name)), 0);
+// packed once here, so that no server has to do it for every visit
+for (const name of files(BUILT, ".").filter((name) => /\.(js|css)$/.test(name))) {
+  writeFileSync(join(BUILT, `${name}.br`), brotliCompressSync(readFileSync(join(BUILT, name)), HARDEST));
+}
 const built = files(BUILT, ".").filter((name) => name !== "manifest.json");
 const sources = SOURCES.flatMap((name) => files(WEB, name));
 const manifest = {

@@ -40,6 +40,9 @@ class Desk {
   private kinds: Kind[] | undefined;
   private timers: ReturnType<typeof setInterval>[] = [];
   private open = false;
+  private again = false;
+  /** What was answered or skipped here: a claim that was decided before may still bring it. */
+  private gone = new Set<string>();
   private seen = 0;
   private since = 0;
 
@@ -66,7 +69,7 @@ class Desk {
     void this.beat().then(() => this.fill());
     this.timers = [
       setInterval(() => void this.beat(), HEARTBEAT_MS),
-      setInterval(() => void (this.empty !== null && this.fill()), LOOK_AGAIN_MS),
+      setInterval(() => void (this.items.length === 0 && this.fill()), LOOK_AGAIN_MS),
       setInterval(() => this.tick(), 1000),
     ];
     const visible = () => this.visible();
@@ -109,6 +112,8 @@ class Desk {
     const draft = draftOf(item);
     outbox.add({ account: account.id, assignment: item.assignment, action, body, at: Date.now(), tries: 0 });
     dropDraft(item.assignment);
+    this.gone.add(item.assignment);
+    this.now = Date.now();
     this.done = [...this.done.slice(-9), { item, draft, until: Date.now() + UNDO_MS }];
     this.put(this.items.slice(1));
     this.answered += action === "submit" ? 1 : 0;
@@ -131,6 +136,7 @@ class Desk {
         }
         item = (await post<{ item: Item }>(`assignments/${item.assignment}/undo`)).item;
       }
+      this.gone.delete(item.assignment);
       this.done = this.done.slice(0, -1);
       this.answered = Math.max(0, this.answered - 1);
       this.put([{ ...item, draft: item.draft ?? last.draft }, ...this.items]);
@@ -143,14 +149,21 @@ class Desk {
 
   /** Claim until the desk is full. */
   async fill(): Promise<void> {
-    if (this.claiming || this.items.length > AHEAD || !this.open) return;
+    if (this.claiming) {
+      this.again = true; // what is being claimed may have been decided before the last answer
+      return;
+    }
+    if (this.items.length > AHEAD || !this.open) return;
     this.claiming = true;
+    this.again = false;
     try {
       // what this person holds already comes first, so the whole desk is asked for
       const body = this.kinds === undefined ? { count: 1 + AHEAD } : { count: 1 + AHEAD, kinds: this.kinds };
       const claimed = await post<{ items: Item[]; empty: Empty | null }>("queue/claim", body);
       const here = new Set(this.items.map((item) => item.assignment));
-      const fresh = claimed.items.filter((item) => !here.has(item.assignment) && !outbox.has(item.assignment));
+      const fresh = claimed.items.filter(
+        ({ assignment }) => !here.has(assignment) && !this.gone.has(assignment) && !outbox.has(assignment),
+      );
       fresh.forEach(warmClips);
       if (fresh.length > 0) this.put([...this.items, ...fresh]);
       this.empty = this.items.length === 0 ? claimed.empty : null;
@@ -161,6 +174,7 @@ class Desk {
       setTimeout(() => void this.fill(), LOOK_AGAIN_MS);
     } finally {
       this.claiming = false;
+      if (this.again) void this.fill();
     }
   }
 
@@ -186,7 +200,8 @@ class Desk {
         await post(`assignments/${item.assignment}/heartbeat`);
       } catch (error) {
         if (session.ended(error) || !(error instanceof Refused) || error.passing) return;
-        if (item === this.current) this.lapsed = true;
+        // an answer is still taken where the place was given away; anything else cannot be answered any more
+        if (item === this.current && error.code === "lease_lost") this.lapsed = true;
         else this.put(this.items.filter((one) => one !== item));
       }
     }

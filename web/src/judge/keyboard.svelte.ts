@@ -9,6 +9,8 @@ export interface Binding {
   run: () => void;
   /** Whether holding the key down repeats it; answers must not. */
   repeats?: boolean;
+  /** How the legend writes the key where one entry stands for several; "" leaves this one out. */
+  legend?: string;
 }
 
 class Keyboard {
