@@ -68,8 +68,8 @@ class Categories(Tiny):
 class Odd(Tiny):
     """Spaces that are not supported, by name."""
 
-    def __init__(self, odd: str) -> None:
-        super().__init__()
+    def __init__(self, odd: str, render_mode: str | None = None) -> None:
+        super().__init__(render_mode=render_mode)
         if odd == "unbounded":
             self.action_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         elif odd == "tuple":
@@ -77,7 +77,7 @@ class Odd(Tiny):
         elif odd == "dictionary":
             self.observation_space = spaces.Dict({"a": spaces.Discrete(2)})  # type: ignore[assignment]
         elif odd == "picture":
-            self.observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+            self.observation_space = spaces.Box(0, 255, (8, 8, 3), np.float32)
 
 
 class Sick(Tiny):

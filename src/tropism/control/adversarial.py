@@ -64,6 +64,11 @@ class Discriminator:
     """D(s, a), and the reward made of it: a ``RewardFunction``."""
 
     def __init__(self, environments: Environments, settings: AdversarialSettings, seed: int) -> None:
+        if environments.picture is not None:
+            raise ConfigError(
+                f"a discriminator cannot learn from the pictures of {environments.spec.id}",
+                "behaviour cloning and DAgger can; or leave environment.pixels out",
+            )
         self.settings, self.seed = settings, seed
         self.discrete, self.actions = environments.discrete, environments.actions
         self.bounds = None if self.discrete else (environments.low, environments.high)

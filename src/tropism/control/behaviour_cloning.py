@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tropism.control.demonstrations import Demonstrations, check_fit
 from tropism.control.networks import ActorCritic, Floats
-from tropism.control.policy import ActorCriticPolicy
+from tropism.control.policy import ActorCriticPolicy, normaliser_of
 from tropism.control.ppo import Adam
 from tropism.environments.normalising import Normaliser
 from tropism.environments.stepping import Environments
@@ -120,8 +120,8 @@ def behaviour_cloning(
 def fresh_policy(environments: Environments, settings: CloningSettings, seed: int) -> ActorCriticPolicy:
     """A policy that has learned nothing yet."""
     e, s = environments, settings
-    actor = ActorCritic(e.observation_size, e.actions, e.discrete, s.hidden, s.activation, seed=seed)
-    return ActorCriticPolicy(actor, Normaliser(e.observation_size, s.normalise_observations))
+    actor = ActorCritic(e.observation_size, e.actions, e.discrete, s.hidden, s.activation, seed=seed, picture=e.picture)
+    return ActorCriticPolicy(actor, normaliser_of(e, s.normalise_observations and e.picture is None))
 
 
 def restore_policy(policy: ActorCriticPolicy, params: Tensor, normaliser: Mapping[str, object]) -> None:

@@ -17,6 +17,7 @@ from tropism.control.ppo import PpoSettings
 from tropism.control.preferences import Asking, PreferenceSection
 from tropism.control.reinforce import ReinforceSettings
 from tropism.control.sac import SacSettings
+from tropism.environments.images import Pixels
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.stepping import Environments
 from tropism.errors import ConfigError
@@ -42,10 +43,15 @@ class EnvironmentSection(Section):
     reward: str = ""
     """A Python function that says what is wanted, not the environment's own reward: ``file.py:name``, called with
     (the bare environment after the step, action, observation). Oracles judge by it; agents never see it."""
+    pixels: Pixels | None = None
+    """Observe pictures, ``{size = 84, grey = true, stack = 4, skip = 1}``: the environment's own, or drawn."""
 
     def spec(self) -> EnvironmentSpec:
         """The environment alone."""
-        return EnvironmentSpec(self.id, dict(self.arguments), self.horizon, self.steps, self.penalty, self.reward)
+        pixels = None if self.pixels is None else self.pixels.model_dump()
+        return EnvironmentSpec(
+            self.id, dict(self.arguments), self.horizon, self.steps, self.penalty, self.reward, pixels
+        )
 
 
 class AgentSection(Section):

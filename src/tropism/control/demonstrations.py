@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +238,7 @@ def save_demonstrations(folder: Path, demonstrations: Demonstrations) -> None:
         {"steps": len(e.times), "length": e.length, "terminated": e.terminated, "returned": e.returned, "seed": e.seed}
         for e in d.episodes
     ]
-    written = {"environment": asdict(d.environment), "episodes": episodes, "about": dict(d.about)}
+    written = {"environment": d.environment.as_json(), "episodes": episodes, "about": dict(d.about)}
     save_tensors(folder / "episodes.safetensors", tensors)
     (folder / "demonstrations.json").write_text(json.dumps(written, indent=1, sort_keys=True) + "\n", "utf-8")
 
@@ -289,7 +289,7 @@ def feedback_rows(
         )
     made = []
     for episode, artifact in zip(d.episodes, artifacts, strict=True):
-        task = Task(split, {"environment": asdict(d.environment), "seed": episode.seed})
+        task = Task(split, {"environment": d.environment.as_json(), "seed": episode.seed})
         by = Provenance(source, dict(d.about), "environments", episode.seed or 0)
         content = {"artifact": artifact, "steps": len(episode.times), "length": episode.length}
         candidate = Candidate(task.id, "episode", content, by)

@@ -16,10 +16,11 @@ from pydantic import Field
 from torch import Tensor
 
 from tropism.control.agent import State
+from tropism.control.convolution import PicturePasses, PictureStack
 from tropism.control.networks import Floats
 from tropism.control.off_policy import OffPolicy, OffPolicySettings, Trained
-from tropism.control.perceptrons import Passes, Stack
-from tropism.control.q_network import QPolicy
+from tropism.control.perceptrons import Passes
+from tropism.control.q_network import QPolicy, q_stack
 from tropism.environments.stepping import Environments
 from tropism.errors import ConfigError
 from tropism.objectives.q_learning import greedy_values, huber_loss, huber_loss_grad, td_targets
@@ -46,6 +47,7 @@ class DqnSettings(OffPolicySettings):
     n_steps: int = Field(1, ge=1)
     max_grad_norm: float = Field(10.0, ge=0)
     hidden: tuple[int, ...] = (64, 64)
+    """Widths of layers; of pictures those that follow the convolutions."""
 
 
 class Dqn(OffPolicy):
@@ -63,7 +65,8 @@ class Dqn(OffPolicy):
             )
         super().__init__(environments, settings, seed)
         self.settings = settings
-        self.stack = Stack(1, (environments.observation_size, *settings.hidden, environments.actions))
+        e, rows = environments, settings.batch_size
+        self.stack = q_stack((e.observation_size, *settings.hidden, e.actions), e.picture)
         self.online = Trained.zeros(self.stack.size)
         self.stack.initialise(self.online.params, derive(seed, "q"))
         self.target = self.online.params.clone()
@@ -72,8 +75,11 @@ class Dqn(OffPolicy):
         self.actor = QPolicy(self.stack, self.online.params, settings.exploration_end)
         self._layers, self._target_layers = (self.stack.layers(v) for v in (self.online.params, self.target))
         self._grads = self.stack.layers(self.online.grad)
-        self._passes, self._ahead = (Passes(self.stack, settings.batch_size) for _ in range(2))
-        self._d = torch.empty(1, settings.batch_size, environments.actions)
+        self._passes, self._ahead = (
+            PicturePasses(self.stack) if isinstance(self.stack, PictureStack) else Passes(self.stack, rows)
+            for _ in range(2)
+        )
+        self._d = torch.empty(1, rows, e.actions)
 
     def act(self, observations: Floats, seed: int | None = None) -> Floats:
         """Actions at raw observations; see ``Actor``."""

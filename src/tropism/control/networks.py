@@ -3,7 +3,7 @@
 The vector is what compiled kernels take (``engine/kernels/small_networks.py`` has its layout); torch sees views of it,
 so there is one copy of the weights whoever computes. Padding stays zero.
 
-Left out: convolutions (reward networks have them), recurrence, networks that share layers.
+Left out: recurrence.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tropism.control.convolution import Convolutions
 from tropism.engine.kernels.build import library
 from tropism.engine.kernels.small_networks import MAX_LAYERS, PAD, Activation, Kind, Networks
+from tropism.environments.images import Picture
 from tropism.errors import ConfigError
 from tropism.objectives.policy import categorical_entropy
 from tropism.runtime.seeding import derive
 
 Floats = NDArray[np.float32]
+PICTURES = 256
+"""Pictures that are valued at once."""
 
 
 def _up(n: int) -> int:
@@ -90,6 +94,9 @@ class Evaluated:
 class ActorCritic:
     """A policy and a value function without shared layers, in one vector ``params``: actor, log deviations, critic.
 
+    Of a ``picture`` both read the features of the same convolutions, which come first in the vector; what follows those
+    is as without. Torch computes it all.
+
     Continuous actions are Gaussian around the network's output, with one deviation per action for all states (Schulman
     et al. 2017, section 6.1); discrete ones are categorical.
     """
@@ -103,25 +110,41 @@ class ActorCritic:
         activation: Activation = "tanh",
         log_std: float = 0.0,
         seed: int = 0,
+        picture: Picture | None = None,
     ) -> None:
         self.kind: Kind = "categorical" if discrete else "gaussian"
         self.observations, self.actions, self.discrete = observations, actions, discrete
-        self.actor = Mlp((observations, *hidden, actions), activation)
-        self.critic = Mlp((observations, *hidden, 1), activation)
+        self.picture = picture
+        self.trunk = Convolutions.of(picture) if picture is not None else None
+        self._shared = self.trunk.size if self.trunk is not None else 0
+        seen = self.trunk.features if self.trunk is not None else observations
+        self.actor = Mlp((seen, *hidden, actions), activation)
+        self.critic = Mlp((seen, *hidden, 1), activation)
         self._deviations = 0 if discrete else _up(actions)
-        self.params = torch.zeros(self.actor.size + self._deviations + self.critic.size)
+        self.params = torch.zeros(self._shared + self.actor.size + self._deviations + self.critic.size)
         actor, deviations, critic = self.parts(self.params)
+        if self.trunk is not None:
+            self.trunk.initialise(self.params[: self._shared], derive(seed, "trunk"))
         self.actor.initialise(actor, derive(seed, "actor"), math.sqrt(2), 0.01)
         self.critic.initialise(critic, derive(seed, "critic"), math.sqrt(2), 1.0)
         deviations.fill_(log_std)
         self.compiled = (
-            Networks(self.kind, self.actor.widths, self.critic.widths, activation) if library() is not None else None
+            Networks(self.kind, self.actor.widths, self.critic.widths, activation)
+            if library() is not None and picture is None
+            else None
         )
 
     def parts(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Views: the actor's vector, the log deviations ``[A]`` (empty for categories), the critic's vector."""
-        a, d = self.actor.size, self._deviations
-        return params[:a], params[a : a + (self.actions if d else 0)], params[a + d :]
+        start, d = self._shared, self._deviations
+        a = start + self.actor.size
+        return params[start:a], params[a : a + (self.actions if d else 0)], params[a + d :]
+
+    def _seen(self, params: Tensor, observations: Tensor) -> Tensor:
+        """What actor and critic read: observations as they are, or features of pictures."""
+        if self.trunk is None:
+            return observations
+        return self.trunk(self.trunk.layers(params[: self._shared]), observations)
 
     def noise(self, seed: int, rows: Sequence[int]) -> Floats:
         """Numbers that ``act`` turns into actions, of shape ``rows`` (and ``[A]`` for Gaussian actions)."""
@@ -142,7 +165,7 @@ class ActorCritic:
             self.compiled.act(self.params.numpy(), np.ascontiguousarray(observations), noise, actions, logprobs, values)
             return actions, logprobs, values
         with torch.no_grad():
-            x = torch.from_numpy(observations)
+            x = self._seen(self.params, torch.from_numpy(np.ascontiguousarray(observations)))
             actor, log_std, critic = self.parts(self.params)
             out = self.actor(actor, x)
             if self.discrete:
@@ -155,11 +178,15 @@ class ActorCritic:
 
     def values(self, observations: Floats) -> Floats:
         """Values ``[N]`` of observations ``[N, D]``."""
-        return self.act(observations, None)[2]
+        if self.trunk is None:
+            return self.act(observations, None)[2]
+        parts = np.split(observations, range(PICTURES, len(observations), PICTURES))  # as numbers they take much room
+        return np.concatenate([self.act(part, None)[2] for part in parts])
 
     def evaluate(self, params: Tensor, observations: Tensor, actions: Tensor) -> Evaluated:
         """Log-probabilities of actions, entropies and values under ``params``, through which gradients flow."""
         actor, log_std, critic = self.parts(params)
+        observations = self._seen(params, observations)
         out = self.actor(actor, observations)
         if self.discrete:
             entropies = categorical_entropy(out)
@@ -177,6 +204,8 @@ class ActorCritic:
         """Named weights without padding, as they are saved."""
         actor, log_std, critic = self.parts(self.params)
         found = {} if self.discrete else {"log_std": log_std.clone()}
+        if self.trunk is not None:
+            found |= self.trunk.tensors(self.params[: self._shared], "trunk")
         for name, net, part in (("actor", self.actor, actor), ("critic", self.critic, critic)):
             for number, (weight, bias) in enumerate(net.layers(part)):
                 found[f"{name}.{number}.weight"] = weight.T.clone()  # torch's own orientation: [out, in]
@@ -188,6 +217,8 @@ class ActorCritic:
         actor, log_std, critic = self.parts(self.params)
         if not self.discrete:
             log_std.copy_(tensors["log_std"])
+        if self.trunk is not None:
+            self.trunk.load(self.params[: self._shared], tensors, "trunk")
         for name, net, part in (("actor", self.actor, actor), ("critic", self.critic, critic)):
             for number, (weight, bias) in enumerate(net.layers(part)):
                 weight.copy_(tensors[f"{name}.{number}.weight"].T)

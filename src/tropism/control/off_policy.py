@@ -162,7 +162,7 @@ class OffPolicy(ABC):
 
     def _check_kind(self, about: Mapping[str, Any]) -> None:
         """Errors: ModelError where a policy that is to be started from is not of this kind and shape."""
-        own = self.policy()[1]
+        own = {"picture": None} | self.policy()[1]
         other = {k: (about.get(k), v) for k, v in own.items() if k != "epsilon" and about.get(k) != v}
         if other:
             raise ModelError(f"the policy to start from differs in {other} (theirs, ours)", "use the same settings")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from tropism.control.q_network import QPolicy
 from tropism.control.squashed import SquashedPolicy
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.normalising import Normaliser
-from tropism.errors import ModelError
+from tropism.environments.stepping import Environments
+from tropism.errors import ConfigError, ModelError
 from tropism.runtime.checkpoints import load_tensors, save_tensors
 
 Description = tuple[dict[str, Tensor], dict[str, Any]]
@@ -60,12 +61,12 @@ def describe(actor: ActorCritic, normaliser: Normaliser) -> Description:
         "hidden": list(actor.actor.widths[1:-1]),
         "activation": actor.actor.activation,
         "normaliser": normaliser.state() | {"active": normaliser.active},
-    }
+    } | ({} if actor.picture is None else {"picture": list(actor.picture)})
 
 
 def begin(actor: ActorCritic, normaliser: Normaliser, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Load what ``describe`` gave. Errors: ModelError for a policy of another kind or shape."""
-    own = describe(actor, normaliser)[1]
+    own = {"picture": None} | describe(actor, normaliser)[1]
     other = {k: (about.get(k), v) for k, v in own.items() if k != "normaliser" and about.get(k) != v}
     if other:
         raise ModelError(f"the policy to start from differs in {other} (theirs, ours)", "use the same settings")
@@ -73,10 +74,24 @@ def begin(actor: ActorCritic, normaliser: Normaliser, tensors: Mapping[str, Tens
     normaliser.load(about["normaliser"])
 
 
+def normaliser_of(environments: Environments, active: bool) -> Normaliser:
+    """Fresh statistics of what ``environments`` observe. Errors: ConfigError for those of pictures."""
+    if environments.picture is None:
+        return Normaliser(environments.observation_size, active)
+    if active:
+        raise ConfigError(
+            f"normalise_observations with the pictures of {environments.spec.id}",
+            "set normalise_observations = false: pictures are divided by 255",
+        )
+    return Normaliser(0, False)
+
+
 def _actor_critic(tensors: dict[str, Tensor], about: Mapping[str, Any]) -> Actor:
+    picture = tuple(about["picture"]) if "picture" in about else None
     actor = ActorCritic(
-        about["observations"], about["actions"], about["discrete"], about["hidden"], about["activation"]
-    )
+        about["observations"], about["actions"], about["discrete"], about["hidden"], about["activation"],
+        picture=picture,
+    )  # fmt: skip
     actor.load(tensors)
     normaliser = Normaliser(about["observations"], about["normaliser"]["active"])
     normaliser.load(about["normaliser"])
@@ -95,7 +110,7 @@ def save_policy(folder: Path, description: Description, environment: Environment
     """Write a policy into an existing folder; ``about`` says how it came to be."""
     tensors, policy = description
     save_tensors(folder / "model.safetensors", tensors)
-    written = {"policy": policy, "environment": asdict(environment), "about": dict(about)}
+    written = {"policy": policy, "environment": environment.as_json(), "about": dict(about)}
     (folder / "policy.json").write_text(json.dumps(written, indent=1, sort_keys=True) + "\n", "utf-8")
 
 

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from tropism.control.agent import State
 from tropism.control.networks import ActorCritic, Floats
-from tropism.control.policy import begin, describe
+from tropism.control.policy import begin, describe, normaliser_of
 from tropism.control.rollouts import RewardFunction, Steps, advantages, collect
 from tropism.engine.kernels.small_networks import STATS
-from tropism.environments.normalising import Normaliser
 from tropism.environments.stepping import Environments
 from tropism.errors import ContractError, DivergenceError
 from tropism.objectives.kl import kl_old_penalty
@@ -59,6 +58,7 @@ class PpoSettings(Section):
     whiten: Literal["rollout", "mini_batch", "none"] = "rollout"
     """Over what advantages are brought to mean 0 and deviation 1."""
     hidden: tuple[int, ...] = (64, 64)
+    """Widths of layers; of pictures those that follow the convolutions."""
     activation: Literal["tanh", "relu"] = "tanh"
     log_std: float = 0.0
 
@@ -98,9 +98,10 @@ class Ppo:
         self.environments, self.settings, self.seed = environments, settings, seed
         e = environments
         self.actor = ActorCritic(
-            e.observation_size, e.actions, e.discrete, settings.hidden, settings.activation, settings.log_std, seed
-        )
-        self.normaliser = Normaliser(e.observation_size, settings.normalise_observations)
+            e.observation_size, e.actions, e.discrete, settings.hidden, settings.activation, settings.log_std, seed,
+            e.picture,
+        )  # fmt: skip
+        self.normaliser = normaliser_of(e, settings.normalise_observations)
         self.adam = Adam.of(self.actor.params)
         self.updates = 0
 

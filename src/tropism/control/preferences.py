@@ -5,7 +5,7 @@ what it did are asked about; whenever there are new answers the reward is fitted
 told. ``PreferenceLearner.step`` is one turn of it. With a teacher that answers at once it is synchronous and, with the
 same seed, the same to the last bit; with people the agent goes on, unless told to wait.
 
-Left out: rewards that read images; queries other than comparisons and ratings of one segment.
+Left out: queries other than comparisons and ratings of one segment.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tropism.control.reward_network import LearnedReward, SegmentEnsemble, Shape
 from tropism.control.rollouts import RewardFunction, Steps
 from tropism.control.state_entropy import StateEntropy
 from tropism.digests import digest
+from tropism.environments.images import numbers, numbers_size
 from tropism.environments.segments import Chunk, check_length
 from tropism.environments.stepping import Episode, Place
 from tropism.errors import ConfigError, DataError
@@ -111,14 +112,15 @@ class PreferenceLearner:
         self.questions = Questions(asker, self.shape, environments.spec, goal, derive(seed, "questions"))
         self.asker = asker
         self.reward: LearnedReward | None = None
-        self.entropy = StateEntropy(environments.observation_size)
+        size, picture = environments.observation_size, environments.picture
+        self.entropy = StateEntropy(size, picture)
         self.answered, self.sessions, self.turns, self.waited, self.explored = 0, 0, 0, 0, False
         self.fitted_on, self.fitted = 0, ""
         """How many judgements the reward was fitted on, and which: a digest of their ids."""
         self.episodes: list[tuple[int, float, int]] = []
         """Finished episodes: (environment step, true return, length)."""
-        self.visited = np.zeros((0, environments.observation_size), np.float32)
-        """A thin sample of the states visited, ``[n, D]``."""
+        self.visited = np.zeros((0, numbers_size(size, picture)), np.float32)
+        """A thin sample of the states visited, ``[n, D]``; of pictures their thumbnails."""
 
     @property
     def done(self) -> float:
@@ -173,7 +175,8 @@ class PreferenceLearner:
         at = self.agent.environments.steps
         self.episodes += [(at, f.returned, f.length) for f in self.agent.environments.take_finished()]
         rows = steps.flat("observations")
-        self.visited = np.concatenate([self.visited, rows[:: max(1, len(rows) // VISITED_PER_TURN)]])[-MOST_VISITED:]
+        seen = numbers(rows[:: max(1, len(rows) // VISITED_PER_TURN)], self.shape.picture)
+        self.visited = np.concatenate([self.visited, seen])[-MOST_VISITED:]
 
     def due(self) -> int:
         """Labels that should have been given by now."""

@@ -5,15 +5,24 @@ Left out: dueling heads (Wang et al. 2016), softmax exploration.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tropism.control.convolution import PictureStack
 from tropism.control.networks import Floats
 from tropism.control.perceptrons import Stack
+
+
+def q_stack(widths: Sequence[int], picture: Sequence[int] | None) -> Stack | PictureStack:
+    """The network of action values, from ``widths[0]`` numbers, or from a picture."""
+    if picture is None:
+        return Stack(1, tuple(widths))
+    height, width, channels = picture
+    return PictureStack((height, width, channels), widths[1:])
 
 
 class QPolicy:
@@ -21,7 +30,7 @@ class QPolicy:
 
     kind: ClassVar[str] = "q_network"
 
-    def __init__(self, stack: Stack, params: Tensor, epsilon: float) -> None:
+    def __init__(self, stack: Stack | PictureStack, params: Tensor, epsilon: float) -> None:
         self.stack, self.params, self.epsilon = stack, params, epsilon
         self._layers = stack.layers(params)
 
@@ -48,13 +57,15 @@ class QPolicy:
 
     def describe(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights and description, as ``control.policy.save_policy`` writes them."""
-        about = {"kind": self.kind, "widths": list(self.stack.widths), "epsilon": self.epsilon}
+        about: dict[str, Any] = {"kind": self.kind, "widths": list(self.stack.widths), "epsilon": self.epsilon}
+        if isinstance(self.stack, PictureStack):
+            about["picture"] = list(self.stack.picture)
         return self.stack.tensors(self.params, "q"), about
 
     @classmethod
     def load(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> QPolicy:
         """What ``describe`` gave."""
-        stack = Stack(1, tuple(about["widths"]))
+        stack = q_stack(about["widths"], about.get("picture"))
         params = torch.zeros(stack.size)
         stack.load(params, tensors, "q")
         return cls(stack, params, about["epsilon"])

@@ -19,6 +19,7 @@ from torch import Tensor
 from tropism.control.networks import Floats
 from tropism.control.reward_network import LearnedReward, Shape
 from tropism.environments.segments import Chunk, Segment
+from tropism.environments.stepping import Observations
 from tropism.errors import DataError
 from tropism.feedback.selection import disagreement, entropy, k_centre, standardised
 
@@ -29,9 +30,9 @@ Selection = Literal["random", "disagreement", "entropy", "k_centre"]
 class SegmentRows:
     """S segments of L steps as arrays: observations ``[S, L, D]``, actions, successors, true rewards ``[S, L]``."""
 
-    observations: Floats
+    observations: Observations
     actions: Floats
-    successors: Floats
+    successors: Observations
     rewards: Floats
 
     def __len__(self) -> int:
@@ -110,7 +111,7 @@ def choose_pairs(
         return Chosen(pool, a, b)
     first, second = pool.rows(a), pool.rows(b)
     if asks == "k_centre":
-        looks = [rows.features(shape).numpy().mean(1) for rows in (first, second)]
+        looks = [shape.looks(rows.features(shape)).mean(1) for rows in (first, second)]
         points = np.concatenate(looks, 1).astype(np.float64)
         rows = k_centre((points - points.mean(0)) / (points.std(0) + 1e-8), count)
         return Chosen(pool, a[rows], b[rows])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from tropism.control.networks import Floats
 from tropism.control.queries import Chosen, SegmentPool, SegmentRows
 from tropism.control.reward_network import Shape
+from tropism.environments.images import numbers
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.segments import Segment
 from tropism.errors import DataError
@@ -74,8 +74,8 @@ class Questions:
         return torch.cat(self._features)
 
     def observations(self) -> Floats:
-        """States of every segment asked about, ``[n, D]``."""
-        return self.steps()[:, : self.shape.observations].numpy()
+        """States of every segment asked about, ``[n, D]``; of pictures their thumbnails."""
+        return numbers(self.steps()[:, : self.shape.observations].numpy(), self.shape.picture)
 
     def known(self) -> list[Judgement]:
         """The judgements to fit on. Where answers come at once, those to questions put here, or in earlier rounds: what
@@ -96,7 +96,7 @@ class Questions:
         utilities: dict[str, list[list[float]]] = {}
         for i in range(len(chosen)):
             payload = {
-                "environment": asdict(self.environment),
+                "environment": self.environment.as_json(),
                 "goal": self.goal,
                 "round": self.asker.round,
                 "number": len(self.queries),
@@ -108,6 +108,8 @@ class Questions:
                 for s, side in enumerate(sides)
             ]
             ids = tuple(c.id for c in shown)
+            if len(set(ids)) < len(ids):
+                continue  # two places in one small world can hold the same steps, which is no question
             order = shuffled(len(ids), self.seed, "shown", *ids)
             query = Query(task.id, kind, ids, order, self.asker.round)
             self.queries[query.id] = None

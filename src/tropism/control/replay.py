@@ -9,6 +9,7 @@ Left out: prioritised replay (Schaul et al. 2016), images shared by neighbouring
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from tropism.control.networks import Floats
 from tropism.control.rollouts import RewardFunction, Steps
-from tropism.environments.stepping import Environments
+from tropism.environments.stepping import Environments, Observations
 from tropism.errors import ConfigError, RewardError
 
 RELABELLED = 16384
@@ -50,14 +51,16 @@ class Replay:
     """Room for the latest ``capacity`` steps, those of all environments together."""
 
     def __init__(self, environments: Environments, capacity: int) -> None:
-        n, d = environments.observations.shape
+        kind, (n, d) = environments.observations.dtype, environments.observations.shape
         if capacity < n:
             raise ConfigError(f"a replay buffer of {capacity} steps for {n} environments", f"give it at least {n}")
+        if kind == np.uint8:  # pictures
+            _check_room(capacity, 2 * d)
         self.rows = capacity // n
         room, acted = (self.rows, n), () if environments.discrete else (environments.actions,)
-        self.observations = np.empty((*room, d), np.float32)  # the system gives memory as it is written to
+        self.observations: Observations = np.empty((*room, d), kind)  # the system gives memory as it is written to
         self.actions = np.empty((*room, *acted), np.float32)
-        self.successors = np.empty((*room, d), np.float32)
+        self.successors: Observations = np.empty((*room, d), kind)
         self.rewards = np.empty(room, np.float32)
         self.terminated, self.ends = np.empty(room, bool), np.empty(room, bool)
         self.cursor = 0
@@ -147,6 +150,17 @@ def asked(reward: RewardFunction, observations: Floats, actions: Floats, success
     if not np.isfinite(found).all():
         raise RewardError("a reward that is not finite", "look at the reward's inputs and scale")
     return found.reshape(observations.shape[:2])
+
+
+def _check_room(capacity: int, each: int) -> None:
+    """Errors: ConfigError where ``capacity`` steps of ``each`` bytes are more than this machine's memory."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if capacity * each > memory:
+        raise ConfigError(
+            f"a replay buffer of {capacity} steps with pictures takes {capacity * each / 2**30:.0f} GiB, and there are "
+            f"{memory / 2**30:.0f}",
+            f"set buffer to {memory // 2 // each} or less",
+        )
 
 
 def _taken(array: NDArray[Any], at: NDArray[np.int64]) -> NDArray[Any]:

@@ -8,7 +8,11 @@ The *regret* form adds a difference of learned state values to the sum (Knox et 
 for learning reward functions", eq. 3, deterministic): people judge how good a segment was for where it began. Only the
 rewards are paid.
 
-Left out: images; recurrent networks.
+A step is a row of numbers; where observations are pictures, a row of bytes: the picture, the action (categories as 0
+and 1, others as the bytes of their float32), the picture that followed. A small convolutional network reads each
+picture, and the action is set beside its features (Christiano et al. 2017, appendix A.2).
+
+Left out: recurrent networks.
 """
 
 from __future__ import annotations
@@ -19,13 +23,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tropism.control.convolution import PictureMembers
 from tropism.control.networks import Floats
-from tropism.environments.stepping import Environments
+from tropism.environments.images import Picture, numbers
+from tropism.environments.stepping import Environments, Observations
 from tropism.errors import RewardError
 from tropism.reward.ensemble import Combination, FrozenScale
 from tropism.runtime.checkpoints import load_tensors, save_tensors
@@ -35,6 +42,8 @@ Form = Literal["partial_return", "regret"]
 WEIGHTS, ABOUT, SCALE = "reward.safetensors", "reward.json", "scale.json"
 CHUNK = 1 << 15
 """Rows scored at once: the memory of a relabelled buffer is bounded by this."""
+PICTURES = 1 << 10
+"""The same of pictures."""
 
 
 @dataclass(frozen=True)
@@ -49,38 +58,77 @@ class Shape:
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     successors: bool = False
+    picture: Picture | None = None
+    """Height, width and channels where observations are pictures."""
 
     @classmethod
     def of(cls, environments: Environments, successors: bool = False) -> Shape:
         """What the steps of ``environments`` have."""
         e = environments
         if e.discrete:
-            return cls(e.observation_size, e.actions, True, successors=successors)
+            return cls(e.observation_size, e.actions, True, successors=successors, picture=e.picture)
         low, high = tuple(e.low.tolist()), tuple(e.high.tolist())
-        return cls(e.observation_size, e.actions, False, low, high, successors)
+        return cls(e.observation_size, e.actions, False, low, high, successors, e.picture)
 
     @property
     def width(self) -> int:
-        """Numbers per step."""
-        return self.observations * (1 + self.successors) + self.actions
+        """Numbers, or bytes, per step."""
+        return self.observations * (1 + self.successors) + self._acted
 
-    def features(self, observations: Floats, actions: Floats, successors: Floats) -> Tensor:
-        """``[..., width]`` of ``[..., D]``, ``[..., A]`` (``[...]`` numbers of categories) and ``[..., D]``."""
+    @property
+    def _acted(self) -> int:
+        return self.actions * (4 if self.picture is not None and not self.discrete else 1)
+
+    def as_json(self) -> dict[str, Any]:
+        """The arguments of its constructor; ``picture`` only where there is one, as in what was written before."""
+        found = asdict(self)
+        if self.picture is None:
+            del found["picture"]
+        return found
+
+    def features(self, observations: Observations, actions: Floats, successors: Observations) -> Tensor:
+        """``[..., width]`` of ``[..., D]``, ``[..., A]`` (``[...]`` numbers of categories) and ``[..., D]``: float32,
+        or bytes. Pictures may come as float32, too."""
         acted = torch.from_numpy(actions)
         if self.discrete:
             acted = nn.functional.one_hot(acted.long(), self.actions).float()
         else:
             acted = acted.clamp(torch.tensor(self.low), torch.tensor(self.high))
+        if self.picture is not None:
+            acted = acted.byte() if self.discrete else acted.contiguous().view(torch.uint8)
+            observations, successors = (x.astype(np.uint8, copy=False) for x in (observations, successors))
         parts = [torch.from_numpy(observations), acted]
         if self.successors:
             parts.append(torch.from_numpy(successors))
         return torch.cat(parts, -1)
 
+    def opened(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures ``[n, pixels]``, those that followed in further channels, and actions ``[n, A]`` as numbers, of rows
+        of bytes ``[n, width]``."""
+        assert self.picture is not None
+        at = self.observations
+        acted = features[:, at : at + self._acted].clone(memory_format=torch.contiguous_format)  # aligned for numbers
+        seen = features[:, :at]
+        if self.successors:
+            both = seen, features[:, at + self._acted :]
+            seen = torch.cat([part.reshape(len(features), -1, self.picture[2]) for part in both], 2).flatten(1)
+        return seen, acted.float() if self.discrete else acted.view(torch.float32)
+
+    def looks(self, features: Tensor) -> Floats:
+        """Steps ``[..., width]`` as numbers between which distances can be taken: pictures as thumbnails."""
+        if self.picture is None:
+            return features.numpy()
+        height, width, channels = self.picture
+        pixels, acted = self.opened(features.reshape(-1, self.width))
+        shown = numbers(pixels.numpy(), (height, width, channels * (1 + self.successors)))
+        return np.concatenate([shown, acted.numpy()], 1).reshape(*features.shape[:-1], -1)
+
 
 class SegmentEnsemble(nn.Module):
     """E multilayer perceptrons ``[..., width] -> reward``, batched over members, with standardised inputs.
 
-    ``values``: E further networks of the state alone, for the regret form.
+    ``values``: E further networks of the state alone, for the regret form. Of pictures, each network reads the features
+    of convolutions of its own, which see bytes divided by 255.
     """
 
     mean: Tensor
@@ -89,14 +137,29 @@ class SegmentEnsemble(nn.Module):
     def __init__(self, shape: Shape, members: int, hidden: Sequence[int], form: Form, seed: int) -> None:
         super().__init__()
         self.shape, self.members, self.hidden, self.form = shape, members, tuple(hidden), form
-        self.reward = _Stack(shape.width, members, hidden, generator(seed, "segment-reward"))
-        states = shape.observations
-        self.value = _Stack(states, members, hidden, generator(seed, "segment-value")) if form == "regret" else None
-        self.register_buffer("mean", torch.zeros(shape.width))
-        self.register_buffer("deviation", torch.ones(shape.width))
+        wide, states, random = shape.width, shape.observations, generator(seed, "segment-reward")
+        valued = generator(seed, "segment-value") if form == "regret" else None
+        self.trunk: PictureMembers | None = None
+        self.value_trunk: PictureMembers | None = None
+        scaled = wide
+        if shape.picture is not None:
+            height, width, channels = shape.picture
+            self.trunk = PictureMembers((height, width, channels * (1 + shape.successors)), members, random)
+            wide, scaled = self.trunk.features + shape.actions, shape.actions
+            if valued is not None:
+                self.value_trunk = PictureMembers(shape.picture, members, valued)
+                states = self.value_trunk.features
+        self.reward = _Stack(wide, members, hidden, random)
+        self.value = _Stack(states, members, hidden, valued) if valued is not None else None
+        self.register_buffer("mean", torch.zeros(scaled))
+        self.register_buffer("deviation", torch.ones(scaled))
 
     def standardise(self, features: Tensor) -> None:
-        """Freeze the inputs' mean and deviation on ``[n, width]``; categories stay as they are."""
+        """Freeze the inputs' mean and deviation on ``[n, width]``; categories and pictures stay as they are."""
+        if self.shape.picture is not None:
+            if self.shape.discrete:
+                return
+            features = self.shape.opened(features)[1]
         mean, deviation = features.mean(0), features.std(0, correction=0).clamp(min=1e-3)
         if self.shape.discrete:
             at = slice(self.shape.observations, self.shape.observations + self.shape.actions)
@@ -106,15 +169,23 @@ class SegmentEnsemble(nn.Module):
 
     def steps(self, features: Tensor) -> Tensor:
         """Rewards ``[E, n]`` of steps ``[n, width]``."""
-        return self.reward(self._scaled(features))
+        if self.trunk is None:
+            return self.reward(self._scaled(features))
+        if not torch.is_grad_enabled() and len(features) > PICTURES:  # as numbers they take much room
+            return torch.cat([self.steps(part) for part in features.split(PICTURES)], 1)
+        pixels, acted = self.shape.opened(features)
+        seen = self.trunk(pixels)
+        return self.reward(torch.cat([seen, self._scaled(acted).expand(len(seen), -1, -1)], 2))
 
     def segments(self, features: Tensor) -> Tensor:
         """Scores ``[E, n]`` of segments ``[n, L, width]``: sums of rewards, in the regret form with V(s_L) − V(s_0)."""
         n, length, width = features.shape
         scores = self.steps(features.reshape(n * length, width)).view(self.members, n, length).sum(-1)
         if self.value is not None:
-            ends = self._scaled(features[:, [0, -1]].reshape(2 * n, width))[:, : self.shape.observations]
-            values = self.value(ends).view(self.members, n, 2)
+            ends = features[:, [0, -1]].reshape(2 * n, width)
+            seen = (ends if self.value_trunk is not None else self._scaled(ends))[:, : self.shape.observations]
+            seen = seen if self.value_trunk is None else self.value_trunk(seen)
+            values = self.value(seen).view(self.members, n, 2)
             scores = scores + values[..., 1] - values[..., 0]
         return scores
 
@@ -123,7 +194,8 @@ class SegmentEnsemble(nn.Module):
 
 
 class _Stack(nn.Module):
-    """E perceptrons side by side: leaky ReLU between layers (Christiano et al. 2017, appendix A.1), one output."""
+    """E perceptrons side by side: leaky ReLU between layers (Christiano et al. 2017, appendix A.1), one output. They
+    read the same ``[n, width]``, or each its own of ``[E, n, width]``."""
 
     def __init__(self, width: int, members: int, hidden: Sequence[int], random: torch.Generator) -> None:
         super().__init__()
@@ -167,14 +239,14 @@ class LearnedReward:
     combination: Combination = "mean"
     pessimism: float = 0.0
 
-    def __call__(self, observations: Floats, actions: Floats, successors: Floats) -> Floats:
+    def __call__(self, observations: Observations, actions: Floats, successors: Observations) -> Floats:
         """Rewards ``[M]`` of steps: observations ``[M, D]``, actions ``[M, A]`` (``[M]``), successors ``[M, D]``."""
         return self.scale.combine(
             self.members(observations, actions, successors), self.combination, self.pessimism
         ).numpy()
 
     @torch.no_grad()
-    def members(self, observations: Floats, actions: Floats, successors: Floats) -> Tensor:
+    def members(self, observations: Observations, actions: Floats, successors: Observations) -> Tensor:
         """Raw rewards ``[E, M]`` of every member."""
         features = self.ensemble.shape.features(observations, actions, successors)
         return torch.cat([self.ensemble.steps(part) for part in features.split(CHUNK)], 1)
@@ -190,7 +262,7 @@ class LearnedReward:
         save_tensors(folder / WEIGHTS, e.state_dict())
         self.scale.save(folder / SCALE)
         about = {
-            "shape": asdict(e.shape),
+            "shape": e.shape.as_json(),
             "members": e.members, "hidden": list(e.hidden), "form": e.form, "version": self.version,
             "combination": self.combination, "pessimism": self.pessimism,
         }  # fmt: skip
@@ -203,7 +275,8 @@ def load_reward(folder: Path) -> LearnedReward:
         about = json.loads((folder / ABOUT).read_text("utf-8"))
         s = about["shape"]
         bounds = tuple(s["low"]), tuple(s["high"])
-        shape = Shape(s["observations"], s["actions"], s["discrete"], *bounds, successors=s["successors"])
+        picture = tuple(s["picture"]) if "picture" in s else None
+        shape = Shape(s["observations"], s["actions"], s["discrete"], *bounds, s["successors"], picture)
         ensemble = SegmentEnsemble(shape, about["members"], about["hidden"], about["form"], 0)
         ensemble.load_state_dict(load_tensors(folder / WEIGHTS))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tropism.control.networks import ActorCritic, Floats
 from tropism.environments.normalising import Normaliser
-from tropism.environments.stepping import Environments
+from tropism.environments.stepping import Environments, Observations
 
 RewardFunction = Callable[[Floats, Floats, Floats], Floats]
 """(observations [M, D], actions [M, A], successors [M, D]) -> rewards [M]; None anywhere means the true reward."""
@@ -25,11 +25,11 @@ class Steps:
     """T steps of N environments, ``[T, N]`` of everything; ``successors`` are the true ones, never another episode's
     first observation."""
 
-    observations: Floats
-    """``[T, N, D]``, as the environment gave them."""
+    observations: Observations
+    """``[T, N, D]``, as the environment gave them: pictures are bytes."""
     actions: Floats
     """``[T, N, A]``, or ``[T, N]`` numbers of categories, as the policy chose them (not clipped)."""
-    successors: Floats
+    successors: Observations
     rewards: Floats
     """True rewards."""
     terminated: NDArray[np.bool_]
@@ -40,10 +40,10 @@ class Steps:
     @classmethod
     def room(cls, environments: Environments, steps: int) -> Steps:
         """Empty arrays for ``steps`` steps of all environments."""
-        n, d = environments.observations.shape
+        kind, (n, d) = environments.observations.dtype, environments.observations.shape
         acted = (steps, n) if environments.discrete else (steps, n, environments.actions)
         return cls(
-            np.empty((steps, n, d), np.float32), np.empty(acted, np.float32), np.empty((steps, n, d), np.float32),
+            np.empty((steps, n, d), kind), np.empty(acted, np.float32), np.empty((steps, n, d), kind),
             np.empty((steps, n), np.float32), np.zeros((steps, n), bool), np.zeros((steps, n), bool),
             [] if environments.record_states else None,
         )  # fmt: skip
@@ -82,8 +82,8 @@ class Rollout:
     observations as the networks see them (normalised, or the very same)."""
 
     steps: Steps
-    inputs: Floats
-    successor_inputs: Floats
+    inputs: Observations
+    successor_inputs: Observations
     logprobs: Floats
     values: Floats
 

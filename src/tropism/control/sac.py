@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tropism.control.convolution import NO_PICTURES_FIX
 from tropism.control.networks import Floats
 from tropism.control.off_policy import OffPolicy, OffPolicySettings, Trained
 from tropism.control.perceptrons import Passes, Stack
@@ -67,6 +68,8 @@ class Sac(OffPolicy):
                 f"sac cannot choose among the actions of {e.spec.id}: {e.action_space}",
                 "it needs continuous actions; dqn, ppo, a2c and reinforce take discrete ones",
             )
+        if e.picture is not None:
+            raise ConfigError(f"sac cannot learn from the pictures of {e.spec.id}", NO_PICTURES_FIX)
         super().__init__(environments, settings, seed)
         self.settings = settings
         self.target_entropy = -float(e.actions) if settings.target_entropy is None else settings.target_entropy

@@ -3,7 +3,7 @@
 The reward of a step is log(1 + distance to the k-th nearest of the states remembered), an estimate of the state's share
 in the entropy of the states visited (Liu & Abbeel 2021). The memory is a fixed number of recent states.
 
-Left out: learned representations; states are standardised observations.
+Left out: learned representations; states are standardised observations, of pictures thumbnails.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from tropism.control.networks import Floats
+from tropism.environments.images import Picture, numbers, numbers_size
+from tropism.environments.stepping import Observations
 
 MEMORY, NEAREST = 4096, 5
 
@@ -22,19 +24,21 @@ MEMORY, NEAREST = 4096, 5
 class StateEntropy:
     """A ``RewardFunction`` that pays for the novelty of the state a step leads to."""
 
-    def __init__(self, observations: int) -> None:
-        self._seen = np.zeros((0, observations), np.float32)
+    def __init__(self, observations: int, picture: Picture | None = None) -> None:
+        self._picture = picture
+        self._seen = np.zeros((0, numbers_size(observations, picture)), np.float32)
 
-    def add(self, observations: Floats) -> None:
+    def add(self, observations: Observations) -> None:
         """Remember states ``[..., D]``: evenly thinned, the oldest leave."""
         rows = observations.reshape(-1, observations.shape[-1])
         thin = max(1, len(rows) // (MEMORY // 4))
-        self._seen = np.concatenate([self._seen, rows[::thin]])[-MEMORY:]
+        self._seen = np.concatenate([self._seen, numbers(rows[::thin], self._picture)])[-MEMORY:]
 
     def __call__(self, observations: Floats, actions: Floats, successors: Floats) -> Floats:
         """Rewards ``[M]``; 0 while nothing is remembered."""
         if len(self._seen) <= NEAREST:
             return np.zeros(len(successors), np.float32)
+        successors = numbers(successors, self._picture)
         mean, deviation = self._seen.mean(0), self._seen.std(0) + 1e-6
         known = torch.from_numpy((self._seen - mean) / deviation)
         asked = torch.from_numpy(((successors - mean) / deviation).astype(np.float32))

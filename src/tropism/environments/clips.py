@@ -88,7 +88,7 @@ class ClipCache:
                 "played": _array(segment.played),
                 "actions": _array(segment.actions),
             }
-        environment = asdict(segment.environment)
+        environment = segment.environment.as_json()
         del environment["penalty"]  # nobody sees it
         environment["arguments"] = repr(sorted(segment.environment.arguments.items()))  # JSON knows no infinity
         return digest(

@@ -5,7 +5,9 @@ the agent does, whatever the reward says. So an environment has a *horizon*: ``v
 rewards), ``fixed`` where every episode lasts equally long. MuJoCo's walkers can go on after a fall
 (``terminate_when_unhealthy``); any other environment is restarted within the episode, at a cost (``penalty``).
 
-Left out: Dict and Tuple observations, image observations, multi-agent environments.
+Observations are numbers, or pictures (``environments/images.py``): the environment's own, or drawn by it.
+
+Left out: Dict and Tuple observations, pictures beside numbers, multi-agent environments.
 """
 
 from __future__ import annotations
@@ -16,16 +18,19 @@ import inspect
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
+from tropism.environments.images import FromPixels, Picture, Pixels, check_picture, picture_of
 from tropism.environments.mujoco_setup import compiling, settle_drawing
 from tropism.errors import ConfigError
 from tropism.settings.functions import load_function
+from tropism.settings.sections import check_section
 
 Horizon = Literal["variable", "fixed"]
 HEALTH = "terminate_when_unhealthy"
@@ -40,6 +45,8 @@ class EnvironmentSpec:
     from the true reward wherever a fixed episode would have ended. ``reward``: a Python function that says what is
     wanted instead of the environment's own reward, ``file.py:name`` or ``package.module:name``; called with (the bare
     environment after the step, the action, the observation), it returns a number.
+    ``pixels``: settings of ``images.Pixels``, to observe pictures in place of what it observes (None: as it is). A step
+    of the agent is then ``skip`` steps of the environment.
     """
 
     id: str
@@ -48,6 +55,14 @@ class EnvironmentSpec:
     steps: int = 0
     penalty: float = 1.0
     reward: str = ""
+    pixels: Mapping[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The arguments of its constructor; ``pixels`` only where there are any, as in what was written before."""
+        found = asdict(self)
+        if self.pixels is None:
+            del found["pixels"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -67,15 +82,25 @@ class Made:
         assert isinstance(space, spaces.Box)
         return int(np.prod(space.shape))
 
+    @property
+    def picture(self) -> Picture | None:
+        """Height, width and channels where observations are pictures."""
+        return picture_of(self.env.observation_space)
+
+    def row(self, seen: Any) -> NDArray[Any]:
+        """An observation as a row ``[D]``: float32, or the bytes of a picture."""
+        return np.asarray(seen, np.float32 if self.picture is None else np.uint8).reshape(-1)
+
 
 def make(spec: EnvironmentSpec, render: bool = False, width: int = 240, height: int = 240) -> Made:
     """Make an environment. Errors: ConfigError for an unknown id (with the nearest names), a simulator that is not
     installed, arguments that it does not take, spaces that are not supported, an endless episode."""
     arguments, restarts = dict(spec.arguments), spec.horizon == "fixed"
+    pixels = None if spec.pixels is None else check_section(Pixels, "environment.pixels", spec.pixels)
     found = _spec_of(spec.id)
     if restarts and _can_go_on(found):
         arguments.setdefault(HEALTH, False)
-    if render:
+    if render or (pixels is not None and _draws_itself(found)):
         arguments |= _picture(spec.id, found, width, height)
     try:
         settle_drawing()
@@ -89,12 +114,17 @@ def make(spec: EnvironmentSpec, render: bool = False, width: int = 240, height: 
         raise missing_package(spec.id, error) from error
     if spec.steps < 0:
         raise ConfigError(f"environment.steps = {spec.steps}", "give 0 (the environment's own limit) or more")
-    steps = spec.steps or int(getattr(found, "max_episode_steps", 0) or 0)
+    limit = int(getattr(found, "max_episode_steps", 0) or 0)
+    steps = spec.steps or math.ceil(limit / (pixels.skip if pixels is not None else 1))
     if restarts and not steps:
         raise ConfigError(f"{spec.id} has no time limit, so its episodes have no fixed length", "set environment.steps")
+    env = _bare(env)
+    if spec.reward:
+        env = Judged(env, spec.reward)
+    if pixels is not None:
+        env = FromPixels(env, pixels, spec.id)
     _check_spaces(spec.id, env)
-    bare = _bare(env)
-    return Made(Judged(bare, spec.reward) if spec.reward else bare, steps, restarts, spec.penalty)
+    return Made(env, steps, restarts, spec.penalty)
 
 
 class Judged(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -147,11 +177,21 @@ def missing_package(id_: str, error: Exception) -> ConfigError:
     return ConfigError(f"environment {id_} cannot be used: {words}", fix)
 
 
+def _modes(spec: Any) -> Any:
+    return getattr(_entry(spec), "metadata", {}).get("render_modes", ["rgb_array"])
+
+
+def _draws_itself(spec: Any) -> bool:
+    """Whether an environment draws itself into an array; MuJoCo's are drawn otherwise."""
+    return not _is_mujoco(spec) and "rgb_array" in _modes(spec)
+
+
 def _picture(id_: str, spec: Any, width: int, height: int) -> dict[str, Any]:
     """Arguments with which an environment draws itself into an array."""
-    modes = getattr(_entry(spec), "metadata", {}).get("render_modes", ["rgb_array"])
-    if "rgb_array" not in modes and not _is_mujoco(spec):  # MuJoCo's list their modes when they are made
-        raise ConfigError(f"{id_} cannot draw itself: its render modes are {modes}", "give it the mode rgb_array")
+    if not _is_mujoco(spec) and not _draws_itself(spec):  # MuJoCo's list their modes when they are made
+        raise ConfigError(
+            f"{id_} cannot draw itself: its render modes are {_modes(spec)}", "give it the mode rgb_array"
+        )
     size = {"width": width, "height": height} if _is_mujoco(spec) else {}
     return {"render_mode": "rgb_array", **size}
 
@@ -182,9 +222,13 @@ def _entry(spec: Any) -> Any:
 
 def _check_spaces(id_: str, env: gymnasium.Env[Any, Any]) -> None:
     seen, acts = env.observation_space, env.action_space
-    if not (isinstance(seen, spaces.Box) and len(seen.shape) <= 2) and not isinstance(seen, spaces.Discrete):
+    if (picture := picture_of(seen)) is not None:
+        check_picture(id_, picture)
+    elif not (isinstance(seen, spaces.Box) and len(seen.shape) <= 2):  # a Discrete one is a Box by now
         raise ConfigError(
-            f"{id_} has the observation space {seen}", "supported are Box of numbers and Discrete; wrap the environment"
+            f"{id_} has the observation space {seen}",
+            "supported are Box of numbers, Discrete, and pictures (Box of uint8, [height, width, channels]); wrap the "
+            "environment, or set environment.pixels",
         )
     if not (isinstance(acts, spaces.Box) and len(acts.shape) == 1) and not isinstance(acts, spaces.Discrete):
         raise ConfigError(f"{id_} has the action space {acts}", "supported are Box of one dimension and Discrete")

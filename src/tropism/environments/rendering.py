@@ -80,7 +80,7 @@ class Painter:
         self.rate = own / self.stride
         env.reset(seed=0)  # environments draw themselves only once they are somewhere
         mujoco = is_mujoco(env.unwrapped)
-        self._canvas: Canvas = _MujocoCanvas(env, spec.id, view) if mujoco else _OwnCanvas(env, spec.id, view)
+        self._canvas: Canvas = MujocoCanvas(env, spec.id, view) if mujoco else _OwnCanvas(env, spec.id, view)
 
     def __enter__(self) -> Painter:
         return self
@@ -124,7 +124,7 @@ class Painter:
                 yield t
 
 
-class _MujocoCanvas:
+class MujocoCanvas:
     """MuJoCo's own renderer, as cheap as it goes."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], id_: str, view: View) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tropism.environments.making import EnvironmentSpec
-from tropism.environments.stepping import Episode, Floats, Place
+from tropism.environments.stepping import Episode, Floats, Observations, Place
 from tropism.errors import ConfigError, DataError
 from tropism.runtime.seeding import permutation
 
@@ -27,9 +27,9 @@ FORMAT = 1
 class StepArrays(Protocol):
     """T steps of N environments, ``[T, N, …]``: what agents hand back (``control.rollouts.Steps``)."""
 
-    observations: Floats
+    observations: Observations
     actions: Floats
-    successors: Floats
+    successors: Observations
     rewards: Floats
     states: list[list[Any]] | None
 
@@ -48,11 +48,11 @@ class Segment:
     """
 
     environment: EnvironmentSpec
-    observations: Floats
+    observations: Observations
     """``[L, D]``"""
     actions: Floats
     """``[L, A]``, or numbers of categories ``[L]``"""
-    successors: Floats
+    successors: Observations
     """``[L, D]``"""
     rewards: Floats
     """True rewards ``[L]``: for scripted teachers and reports, never for a reward model."""
@@ -105,7 +105,7 @@ class Segment:
             "rewards": self.rewards, "states": self.states, "played": self.played,
         }  # fmt: skip
         written = {
-            "format": FORMAT, "environment": asdict(self.environment),
+            "format": FORMAT, "environment": self.environment.as_json(),
             "episode": None if self.episode is None else asdict(self.episode), "start": self.start,
             "policy": self.policy, "step": self.step,
         }  # fmt: skip

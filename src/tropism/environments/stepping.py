@@ -12,6 +12,7 @@ Left out: environments in other processes (slower on few cores, and their crashe
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,13 +27,15 @@ from tropism.errors import ConfigError, ContractError
 from tropism.runtime.seeding import derive
 
 Floats = NDArray[np.float32]
+Observations = NDArray[Any]
+"""Rows ``[..., D]``: float32, or the bytes of pictures (uint8)."""
 
 
 @dataclass(frozen=True)
 class Step:
     """What N environments said to N actions: successors ``[N, D]``, true rewards, ends ``[N]``."""
 
-    successors: Floats
+    successors: Observations
     rewards: Floats
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
@@ -88,13 +91,14 @@ class Environments:
         self._envs = [m.env for m in made]
         self._limit, self._restarts, self._penalty = made[0].steps, made[0].restarts, made[0].penalty
         self.action_space: Any = self._envs[0].action_space
-        self.observation_size = made[0].observation_size
+        self.observation_size, self.picture = made[0].observation_size, made[0].picture
         self.discrete = isinstance(self.action_space, spaces.Discrete)
         self.actions = int(self.action_space.n) if self.discrete else self.action_space.shape[0]
         self.steps = 0
         """Steps taken since the beginning, those of all environments together."""
         self.finished: list[Finished] = []
-        self.observations = np.zeros((count, self.observation_size), np.float32)
+        self._kind = np.float32 if self.picture is None else np.uint8
+        self.observations: Observations = np.zeros((count, self.observation_size), self._kind)
         self.states: list[Any] = [None] * count
         """Simulator states that belong to ``observations``, where they are recorded."""
         self.episodes = np.zeros(count, np.int64)
@@ -134,7 +138,7 @@ class Environments:
                 reward, ended, cut = reward - self._penalty * ended, False, False
                 seen, _ = env.reset(seed=self._episode(i).reset_seed(length))
             cut = cut or length == self._limit
-            successors[i] = np.asarray(seen, np.float32).reshape(-1)
+            successors[i] = np.asarray(seen, self._kind).reshape(-1)
             rewards[i] = reward
             running.returned += float(reward)
             terminated[i], truncated[i] = ended, cut and not ended
@@ -159,13 +163,12 @@ class Environments:
             {"actions": [np.asarray(a).tolist() for a in r.actions], "returned": r.returned} for r in self._running
         ]
         finished = [[f.returned, f.length] for f in self.finished]
-        shown = self.observations.tolist()
         return {
             "steps": self.steps,
             "episodes": self.episodes.tolist(),
             "running": running,
             "finished": finished,
-            "observations": shown,
+            "observations": self._shown(),
         }
 
     def restore(self, position: dict[str, Any]) -> None:
@@ -182,7 +185,7 @@ class Environments:
             if self.record_states:
                 self.states[i] = get_state(made.env)
         self.steps = position["steps"]
-        if not np.array_equal(self.observations, np.array(position["observations"], np.float32)):
+        if self._shown() != position["observations"]:
             raise ContractError(
                 f"environment {self.spec.id} went another way when its episodes were replayed",
                 "an environment that is to be resumed must depend on its reset seed and its actions alone",
@@ -199,6 +202,12 @@ class Environments:
         played = [np.array(r.actions, np.float32).reshape(shape) for r in self._running]
         return Place(self.steps, [self._episode(i) for i in range(self.count)], played)
 
+    def _shown(self) -> list[Any] | str:
+        """The observations, as JSON: of pictures a digest."""
+        if self.picture is None:
+            return self.observations.tolist()
+        return hashlib.sha256(self.observations.tobytes()).hexdigest()
+
     def _episode(self, i: int) -> Episode:
         return Episode(self.seed, i, int(self.episodes[i]))
 
@@ -207,19 +216,19 @@ class Environments:
         self.episodes[i] += 1
         seen, _ = self._envs[i].reset(seed=self._episode(i).reset_seed())
         self._running[i] = _Running()
-        self.observations[i] = np.asarray(seen, np.float32).reshape(-1)
+        self.observations[i] = np.asarray(seen, self._kind).reshape(-1)
         if not np.isfinite(self.observations[i]).all():
             raise ConfigError(f"{self.spec.id} begins with an observation that is not finite", "mend the environment")
         if self.record_states:
             self.states[i] = get_state(self._envs[i])
 
 
-def replay(made: Made, episode: Episode, actions: Sequence[Any] | NDArray[Any]) -> Iterator[Floats]:
+def replay(made: Made, episode: Episode, actions: Sequence[Any] | NDArray[Any]) -> Iterator[Observations]:
     """Play an episode again in ``made.env``: its first observation ``[D]``, then the one after each action. The
     environment stands at whatever was yielded last. Nothing is counted: these steps have been taken before."""
     env, space = made.env, made.env.action_space
     seen, _ = env.reset(seed=episode.reset_seed())
-    yield np.asarray(seen, np.float32).reshape(-1)
+    yield made.row(seen)
     for length, raw in enumerate(actions, start=1):
         if isinstance(space, spaces.Discrete):
             action: Any = int(raw) + int(space.start)
@@ -229,4 +238,4 @@ def replay(made: Made, episode: Episode, actions: Sequence[Any] | NDArray[Any]) 
         seen, _, ended, cut, _ = env.step(action)
         if made.restarts and (ended or cut):
             seen, _ = env.reset(seed=episode.reset_seed(length))
-        yield np.asarray(seen, np.float32).reshape(-1)
+        yield made.row(seen)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,6 +113,6 @@ def _train(config: ControlTrainConfig, folder: JobFolder) -> None:
     values |= {"length": float(played.lengths.mean()), "random_return": chance.mean}
     with run.making("policy") as made:
         about = {"algorithm": config.agent.algorithm, "steps": environments.steps, "seed": config.run.seed}
-        save_policy(made, agent.policy(), spec, about | {"environment": asdict(spec)})
+        save_policy(made, agent.policy(), spec, about | {"environment": spec.as_json()})
     environments.close()
     folder.publish(run.folder / "policy")
