@@ -45,7 +45,8 @@ def report(place: Path | str) -> dict[str, Any]:
         with database.read() as connection:
             rows = connection.execute(sa.select(_given).where(_given.c.status == "submitted")).all()
             values = _values(connection, [id_ for row in rows for id_ in row.event_ids])
-            known = dict(connection.execute(sa.select(schema.gold.c.query_id, schema.gold.c.value)).tuples())
+            gold = connection.execute(sa.select(schema.gold.c.query_id, schema.gold.c.value)).all()
+            known = {row.query_id: row.value for row in gold}
     finally:
         database.close()
     read = votes_of(judgements, _shown_first(rows))
@@ -66,7 +67,8 @@ def _values(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Mapping[
     found: dict[str, Mapping[str, Any]] = {}
     for start in range(0, len(ids), 500):
         part = list(ids[start : start + 500])
-        found.update(connection.execute(sa.select(table.c.id, table.c.value).where(table.c.id.in_(part))).tuples())
+        rows = connection.execute(sa.select(table.c.id, table.c.value).where(table.c.id.in_(part))).all()
+        found.update({row.id: row.value for row in rows})
     return found
 
 

@@ -29,7 +29,8 @@ _TAGS: Final = frozenset(
     {"a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre"}
     | {"s", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul"}
 )
-_ATTRIBUTES: Final = {"a": {"href"}, "ol": {"start"}}
+_ATTRIBUTES: Final = {"a": {"href"}, "ol": {"start"}, "*": set[str]()}  # "*": or titles and languages would do
+
 _SCHEMES: Final = frozenset({"http", "https", "mailto"})
 _UNSEEN: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u2028-\u202e"
