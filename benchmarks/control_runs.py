@@ -24,7 +24,8 @@ EPISODES = 20
 @dataclass(frozen=True)
 class Cell:
     """One run. ``labels`` 0: on the true reward. ``wanted``: a Python function that is the true reward instead.
-    ``start``: the name of a cell whose policy it begins with."""
+    ``start``: the name of a cell whose policy it begins with. ``horizon``: steps of an episode; 0: the environment's
+    own limit."""
 
     name: str
     environment: str
@@ -39,6 +40,14 @@ class Cell:
     oracle: Mapping[str, Any] = field(default_factory=dict)
     wanted: str = ""
     start: str = ""
+    horizon: int = 0
+
+    @property
+    def spec(self) -> Any:
+        """The environment alone."""
+        from tropism.environments.making import EnvironmentSpec
+
+        return EnvironmentSpec(self.environment, horizon="fixed", steps=self.horizon, reward=self.wanted)
 
 
 def play(cell: Cell, folder: Path) -> dict[str, Any]:
@@ -50,14 +59,13 @@ def play(cell: Cell, folder: Path) -> dict[str, Any]:
     from tropism.control.policy import load_policy, save_policy
     from tropism.control.ppo import Ppo, PpoSettings
     from tropism.control.preferences import Asking, PreferenceLearner, PreferenceSection
-    from tropism.environments.making import EnvironmentSpec
     from tropism.environments.stepping import Environments
     from tropism.feedback.asking import MemoryAsker
     from tropism.feedback.oracles import Oracle
     from tropism.runtime.seeding import derive
 
     torch.set_num_threads(1)
-    spec, seed = EnvironmentSpec(cell.environment, horizon="fixed", reward=cell.wanted), cell.seed
+    spec, seed = cell.spec, cell.seed
     environments = Environments(spec, 8, derive(seed, cell.environment, "environments"))
     agent = Ppo(environments, PpoSettings(**cell.ppo), derive(seed, cell.environment, "agent"))
     if cell.start:
