@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from feedback_cases import candidates, fill, new_log, query, task
 
+from databases import DATABASES, new_database
 from tropism.digests import digest
 from tropism.errors import DataError
 from tropism.feedback.events import FeedbackLog
@@ -18,9 +20,10 @@ from tropism.reward.dataset import RewardData
 from tropism.store import schema
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> FeedbackLog:
-    return new_log(tmp_path)
+@pytest.fixture(params=DATABASES)
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeedbackLog]:
+    with new_database(request.param, tmp_path) as database:
+        yield FeedbackLog(database)
 
 
 def test_records_come_back_as_they_went_in(log: FeedbackLog) -> None:

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from databases import DATABASES, new_database
 from tropism.errors import LeaseHeldError, StoreError
 from tropism.store import schema
 from tropism.store.database import Database
@@ -29,9 +31,10 @@ with TrainerLease(Database.open(Path(sys.argv[1]))).acquire():
 """
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return Database.create(tmp_path / "study.db")
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    with new_database(request.param, tmp_path) as made:
+        yield made
 
 
 def row(database: Database) -> sa.Row | None:

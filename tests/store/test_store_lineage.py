@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from databases import DATABASES, new_database
 from tropism.errors import StoreError
 from tropism.store import lineage, schema
 from tropism.store.database import Database
@@ -14,10 +16,15 @@ from tropism.store.database import Database
 DIGESTS = {name: (name.encode().hex() * 64)[:64] for name in ("sft", "p1", "p2", "other", "clip", "stage", "note")}
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """See ``planted``."""
+    with new_database(request.param, tmp_path) as made:
+        yield planted(made)
+
+
+def planted(made: Database) -> Database:
     """sft -> p1 (r1 on events e1, e2) -> p2 (r2 on e2, e3); beside them ``other`` (r3 on e4) from sft."""
-    made = Database.create(tmp_path / "study.db")
     with made.write() as c:
         for teacher in ("ada", "bob"):
             c.execute(sa.insert(schema.teachers).values(id=teacher, kind="person", created_at=0.0))

@@ -69,7 +69,8 @@ def insert_events(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> 
     texts = {id: row.pop("text") for id, row in new.items()}
     if new:
         try:
-            connection.execute(sa.insert(events), list(new.values()))
+            with connection.begin_nested():  # else PostgreSQL would answer no question about what went wrong
+                connection.execute(sa.insert(events), list(new.values()))
         except sa.exc.IntegrityError as error:
             raise _explain(connection, new.values(), error) from error
     written = [{"event_id": id, "text": text} for id, text in texts.items() if text is not None]

@@ -18,7 +18,7 @@ from tropism.digests import digest
 from tropism.errors import AlreadyAnswered, LeaseLost
 from tropism.feedback import queue_answers, queue_state
 from tropism.feedback.events import FeedbackLog
-from tropism.feedback.queue_claims import Claims, check_person
+from tropism.feedback.queue_claims import Claims
 from tropism.feedback.queue_records import (
     COUNTED,
     Assignment,
@@ -32,6 +32,7 @@ from tropism.feedback.records import Answer
 from tropism.feedback.values import dump_value, parse_value, slot_names
 from tropism.store.database import Database
 from tropism.store.rows import Rows, to_json
+from tropism.store.writer import GroupWriter
 
 __all__ = ["Assignment", "Claimed", "Empty", "Purpose", "Queue", "QueueSettings", "Submitted"]
 
@@ -39,7 +40,7 @@ Also = Callable[[Rows], None] | None
 """Something to be written in the same transaction: an audit row."""
 
 _T = TypeVar("_T")
-_ENTER_EVERY_S = 1.0
+_LOOK_EVERY_S = 1.0
 _SEAL_EVERY_S, _SEAL_EVERY_ROWS = 1.0, 256
 
 _BEAT = "UPDATE assignments SET heartbeat_at = ?, expires_at = ? WHERE id = ?"
@@ -69,11 +70,12 @@ class Queue:
         self, database: Database, settings: QueueSettings | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self.database = database
+        self.writer = GroupWriter(database)
         self.settings = settings or QueueSettings()
         self.log = FeedbackLog(database)
         self._clock = clock
         self._claims = Claims(self.settings)
-        self._entered_at = float("-inf")
+        self._looked_at = float("-inf")
         self._sealing = threading.Lock()
         self._sealed_at, self._unsealed = time.monotonic(), 0
 
@@ -90,19 +92,19 @@ class Queue:
         """
 
         def job(rows: Rows) -> tuple[list[Claimed], Empty | None]:
-            now = self._clock()
-            fresh = now - self._entered_at < _ENTER_EVERY_S
-            if not fresh:
-                self._look_around(rows, now)
-            found = self._claims.claim(rows, teacher_id, count, kinds, now)
-            if fresh and not found[0]:  # before saying that there is nothing: new queries, and leases that ran out
-                self._look_around(rows, now)
-                found = self._claims.claim(rows, teacher_id, count, kinds, now)
-            if also is not None:
+            found = self._claims.claim(rows, teacher_id, count, kinds, self._clock())
+            if also is not None and found[0]:
                 also(rows)
             return found
 
-        return self._write(job)
+        fresh = 0 <= self._clock() - self._looked_at < _LOOK_EVERY_S
+        if not fresh:
+            self._look_around()
+        found = self._write(job)
+        if fresh and not found[0]:  # before saying that there is nothing: new queries, and leases that ran out
+            self._look_around()
+            found = self._write(job)
+        return found
 
     def heartbeat(self, assignment_id: str, teacher_id: str) -> float:
         """Hold a claim longer; returns until when (UTC seconds). Errors: NotYours; AlreadyAnswered; LeaseLost if the
@@ -190,7 +192,6 @@ class Queue:
         vote is superseded then. Idempotent like ``submit``. Errors: DataError if a value is unusable."""
 
         def job(rows: Rows) -> Submitted:
-            check_person(rows, teacher_id)
             before = rows.one(_BY_SUBMISSION, submission_id, teacher_id)
             if before is None:
                 id_ = digest(["adjudication", query_id, teacher_id, submission_id])[:24]
@@ -251,22 +252,21 @@ class Queue:
         """Sums over all queries: ``queries``, ``wanted``, ``votes``, ``open`` (somebody is on them), ``late``,
         ``complete`` (queries that have all their votes)."""
 
-        def job(rows: Rows) -> dict[str, int]:
-            self._look_around(rows, self._clock())
-            return queue_state.counts(rows)
-
-        return self._write(job)
+        self._look_around()
+        return self._write(queue_state.counts)
 
     # ---- inside ----
 
     def _write(self, job: Callable[[Rows], _T]) -> _T:
-        with self.database.write() as connection:
-            return job(Rows(connection))
+        return self.writer.run(job)
 
-    def _look_around(self, rows: Rows, now: float) -> None:
-        queue_state.sweep(rows, now)
-        queue_state.enter_new(rows, self.settings.votes_per_query)
-        self._entered_at = now
+    def _look_around(self) -> None:
+        """Free what has run out, and take in what has been asked. Twice a transaction of its own, since neither must
+        wait for a query while it holds others that a claim is waiting for."""
+        now = self._clock()
+        self._looked_at = now
+        self._write(lambda rows: queue_state.sweep(rows, now))
+        self._write(lambda rows: queue_state.enter_new(rows, self.settings.votes_per_query))
 
     def _open(self, rows: Rows, assignment_id: str, teacher_id: str) -> Assignment:
         held = queue_answers.load(rows, assignment_id, teacher_id)

@@ -23,7 +23,10 @@ from tropism.feedback.queue_records import REPEATABLE, Claimed, Empty, Purpose, 
 from tropism.feedback.records import Query
 from tropism.store.rows import Rows, from_json, to_json
 
-_PERSON = """SELECT p.erased_at FROM teachers t LEFT JOIN people p ON p.pseudonym = t.id WHERE t.id = ?"""
+_PERSON = """
+SELECT p.erased_at, (SELECT max(a.ordinal) FROM assignments a WHERE a.teacher_id = t.id)
+FROM teachers t LEFT JOIN people p ON p.pseudonym = t.id WHERE t.id = ?
+"""
 _HELD = """
 SELECT a.id, a.query_id, a.purpose, a.shown_order, a.status, d.body, q.kind
 FROM assignments a JOIN queries q ON q.id = a.query_id LEFT JOIN drafts d ON d.assignment_id = a.id
@@ -31,7 +34,6 @@ WHERE a.teacher_id = ? AND a.status IN ('open', 'expired') ORDER BY a.ordinal
 """
 _RENEW = "UPDATE assignments SET heartbeat_at = ?, expires_at = ? WHERE id = ?"
 _REVIVE = "UPDATE assignments SET status = 'open', placed = ?, heartbeat_at = ?, expires_at = ? WHERE id = ?"
-_LAST = "SELECT ordinal FROM assignments WHERE teacher_id = ? ORDER BY ordinal DESC LIMIT 1"
 _NOT_THEIRS = """NOT EXISTS (SELECT 1 FROM assignments a WHERE a.query_id = {query} AND a.teacher_id = ?
 AND a.purpose NOT IN ('repeat', 'adjudication') AND a.status <> 'undone')"""
 _FREE = """SELECT s.query_id FROM query_state s JOIN queries q ON q.id = s.query_id
@@ -80,13 +82,14 @@ class Claims:
         self, rows: Rows, teacher_id: str, count: int, kinds: Collection[str] | None, now: float
     ) -> tuple[list[Claimed], Empty | None]:
         """See ``Queue.claim``."""
-        check_person(rows, teacher_id)
+        ordinal = check_person(rows, teacher_id)
         held = self._held(rows, teacher_id, count, kinds, now)
         while len(held) < count:
-            chosen = self._choose(rows, teacher_id, kinds)
+            chosen = self._choose(rows, teacher_id, kinds, ordinal)
             if chosen is None:
                 break
-            held.append(self._give(rows, teacher_id, chosen, now))
+            held.append(self._give(rows, teacher_id, chosen, ordinal, now))
+            ordinal += 1
         if held:
             return held, None
         elsewhere = kinds is not None and self._free(rows, teacher_id, None) is not None
@@ -121,8 +124,8 @@ class Claims:
 
     def open_adjudication(self, rows: Rows, id_: str, query_id: str, teacher_id: str, now: float) -> None:
         """An assignment beside those that are given out: whoever settles a disagreement sees all slots as they are."""
+        ordinal = check_person(rows, teacher_id)
         order = list(range(len(self.query(rows, query_id).candidate_ids)))
-        ordinal = _next_ordinal(rows, teacher_id)
         rows.run(
             _INSERT, id_, query_id, teacher_id, "adjudication", ordinal, to_json(order), None, None, False, now, now,
             now + self.settings.lease_s,
@@ -133,20 +136,22 @@ class Claims:
     ) -> list[Claimed]:
         """What the person has claimed before, under a new lease; a claim that ran out is theirs again if it can be."""
         until = now + self.settings.lease_s
-        found: list[Claimed] = []
-        for id_, query_id, purpose, order, status, draft, kind in rows.all(_HELD, teacher_id):
-            if len(found) == count:
-                break
-            if kinds is not None and kind not in kinds:
-                continue
+        # locked before any query is, and queries in one order: so two transactions never wait for one another
+        theirs = rows.all(f"{_HELD} FOR UPDATE OF a" if rows.postgres else _HELD, teacher_id)
+        wanted = [row for row in theirs if kinds is None or row[6] in kinds][:count]
+        lost = set()
+        for id_, query_id, purpose, _, status, *_ in sorted(wanted, key=lambda row: row[1]):
             if status == "open":
                 rows.run(_RENEW, now, until, id_)
             elif not self._revive(rows, id_, query_id, purpose, now, until):
-                continue
-            body = None if draft is None else from_json(draft)
-            query = self.query(rows, query_id)
-            found.append(Claimed(id_, query, tuple(from_json(order)), purpose, until, body))
-        return found
+                lost.add(id_)
+        return [
+            Claimed(
+                id_, self.query(rows, query_id), tuple(from_json(order)), purpose, until,
+                None if draft is None else from_json(draft),
+            )
+            for id_, query_id, purpose, order, _, draft, _ in wanted if id_ not in lost
+        ]  # fmt: skip
 
     def _revive(self, rows: Rows, id_: str, query_id: str, purpose: str, now: float, until: float) -> bool:
         placed = purpose not in ("gold", "repeat", "adjudication")
@@ -155,9 +160,8 @@ class Claims:
         rows.run(_REVIVE, placed, now, until, id_)
         return True
 
-    def _choose(self, rows: Rows, teacher_id: str, kinds: Collection[str] | None) -> _Chosen | None:
+    def _choose(self, rows: Rows, teacher_id: str, kinds: Collection[str] | None, ordinal: int) -> _Chosen | None:
         """What is due: gold, a repeat, or (also where those are not to be had) the next query that wants votes."""
-        ordinal = _next_ordinal(rows, teacher_id)
         extra = due(self.settings, teacher_id, ordinal)
         chosen = None
         if extra == "gold":
@@ -189,7 +193,7 @@ class Claims:
         if not found:
             return None
         query_id = found[self._draw(len(found), "gold", teacher_id, ordinal)][0]
-        place = queue_state.take(rows, query_id)
+        place = queue_state.take_if_unlocked(rows, query_id)
         return _Chosen(query_id, "gold") if place is None else self._placed(query_id, *place)
 
     def _repeat(self, rows: Rows, teacher_id: str, kinds: Collection[str] | None, ordinal: int) -> _Chosen | None:
@@ -205,8 +209,8 @@ class Claims:
     def _draw(self, count: int, *key: Any) -> int:
         return int(uniform(self.settings.seed, *key) * count)
 
-    def _give(self, rows: Rows, teacher_id: str, chosen: _Chosen, now: float) -> Claimed:
-        seed, ordinal = self.settings.seed, _next_ordinal(rows, teacher_id)
+    def _give(self, rows: Rows, teacher_id: str, chosen: _Chosen, ordinal: int, now: float) -> Claimed:
+        seed = self.settings.seed
         query = self.query(rows, chosen.query_id)
         id_ = digest([seed, "assignment", teacher_id, ordinal])[:24]
         order = chosen.shown_order
@@ -234,19 +238,19 @@ def due(settings: QueueSettings, teacher_id: str, ordinal: int) -> Literal["gold
     return "gold" if math.floor((k + 1) * share + offset) > math.floor(k * share + offset) else "repeat"
 
 
-def check_person(rows: Rows, teacher_id: str) -> None:
-    """Errors: DataError if nobody goes by this id, or they have left. On PostgreSQL it also makes one person's claims
-    wait for one another, as SQLite's single writer does."""
-    found = rows.one(f"{_PERSON} FOR NO KEY UPDATE OF t" if rows.postgres else _PERSON, teacher_id)
+def check_person(rows: Rows, teacher_id: str) -> int:
+    """The number of a person's next question, from 0. Errors: DataError if nobody goes by this id, or they have left.
+
+    On PostgreSQL it also makes one person's claims wait for one another, as SQLite's single writer does.
+    """
+    if rows.postgres:
+        rows.run("SELECT 1 FROM teachers WHERE id = ? FOR NO KEY UPDATE", teacher_id)
+    found = rows.one(_PERSON, teacher_id)
     if found is None:
         raise DataError(f"no teacher {teacher_id!r} in this study", "register the person first")
     if found[0] is not None:
         raise DataError(f"teacher {teacher_id!r} was erased", "register the person again under a new pseudonym")
-
-
-def _next_ordinal(rows: Rows, teacher_id: str) -> int:
-    last = rows.one(_LAST, teacher_id)
-    return 0 if last is None else int(last[0]) + 1
+    return 0 if found[1] is None else int(found[1]) + 1
 
 
 def _free_statement(

@@ -14,6 +14,9 @@ from tropism.feedback.queue_records import Empty
 from tropism.feedback.values import ASIDE
 from tropism.store.rows import Rows
 
+_LOCK = 0x54524F51
+"""The advisory lock of whoever brings queries into the queue."""
+
 # votes as ``teachers.pending`` counts them: people and programs with a current value of the kind asked for
 _ENTER = """
 INSERT INTO query_state (query_id, seq, ab_test, priority, wanted, votes, open, taken, late)
@@ -39,6 +42,7 @@ _OVERDUE = "SELECT id, query_id, placed FROM assignments WHERE status = 'open' A
 _EXPIRED = "UPDATE assignments SET status = 'expired', placed = FALSE WHERE id = ?"
 _TAKE = """UPDATE query_state SET open = open + 1, taken = taken + 1 WHERE query_id = ? AND taken < wanted
 RETURNING taken, ab_test"""
+_UNLOCKED = "SELECT 1 FROM query_state WHERE query_id = ? FOR UPDATE SKIP LOCKED"
 _GIVE_BACK = "UPDATE query_state SET open = open - 1, taken = taken - 1 WHERE query_id = ?"
 _VOTE = "UPDATE query_state SET open = open - 1, votes = votes + 1 WHERE query_id = ?"
 _UNVOTE = "UPDATE query_state SET open = open + 1, votes = votes - 1 WHERE query_id = ?"
@@ -56,9 +60,11 @@ coalesce(sum(late), 0), coalesce(sum(CASE WHEN votes >= wanted THEN 1 ELSE 0 END
 
 
 def enter_new(rows: Rows, votes: int) -> int:
-    """Take in the queries that are not in the queue yet, but those on test tasks. Returns how many."""
-    if rows.postgres:  # two processes must not number the same queries at once
-        rows.run("LOCK TABLE query_state IN SHARE ROW EXCLUSIVE MODE")
+    """Take in the queries that are not in the queue yet, but those on test tasks. Returns how many.
+
+    In a transaction of its own, like ``want``: they wait for one another.
+    """
+    _take_turn(rows)
     return rows.run(_ENTER_NEW, votes, votes, votes, votes, votes)
 
 
@@ -69,9 +75,8 @@ def want(
 
     Errors: DataError if a query is missing.
     """
-    if rows.postgres:
-        rows.run("LOCK TABLE query_state IN SHARE ROW EXCLUSIVE MODE")
-    for query_id in query_ids:
+    _take_turn(rows)
+    for query_id in sorted(set(query_ids)):
         rows.run(_ENTER_ONE, base, base, base, base, base, query_id)
         if rows.one("SELECT 1 FROM query_state WHERE query_id = ?", query_id) is None:
             raise DataError(f"no query {query_id!r} in this study", "add the query first")
@@ -83,7 +88,7 @@ def want(
 
 
 def sweep(rows: Rows, now: float) -> int:
-    """Give back the places of claims whose lease has run out. Returns how many there were."""
+    """Give back the places of claims whose lease has run out, in a transaction of its own. Returns how many."""
     overdue = rows.all(f"{_OVERDUE} FOR UPDATE SKIP LOCKED" if rows.postgres else _OVERDUE, now)
     for assignment_id, query_id, placed in overdue:
         rows.run(_EXPIRED, assignment_id)
@@ -96,6 +101,13 @@ def take(rows: Rows, query_id: str) -> tuple[int, str | None] | None:
     """Take a place of a query: how many are taken now, and its A/B test. None if there was none left."""
     found = rows.one(_TAKE, query_id)
     return None if found is None else (int(found[0]), found[1])
+
+
+def take_if_unlocked(rows: Rows, query_id: str) -> tuple[int, str | None] | None:
+    """``take``, but None, too, where somebody is just about that query: for whoever holds other queries already."""
+    if rows.postgres and rows.one(_UNLOCKED, query_id) is None:
+        return None
+    return take(rows, query_id)
 
 
 def give_back(rows: Rows, query_id: str) -> None:
@@ -141,6 +153,12 @@ def empty(rows: Rows, elsewhere: bool) -> Empty:
         return Empty("all_claimed", room, held)
     asked = rows.one("SELECT 1 FROM query_state LIMIT 1") is not None
     return Empty("done" if asked else "nothing_asked", room, held)
+
+
+def _take_turn(rows: Rows) -> None:
+    """On PostgreSQL two processes must not number the same queries at once."""
+    if rows.postgres:
+        rows.run(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
 
 def counts(rows: Rows) -> dict[str, int]:

@@ -1,15 +1,15 @@
 """The study's database: opening, migrating, reading, and writing by one writer at a time.
 
-SQLite in WAL mode. Writes begin IMMEDIATE: a deferred transaction that upgrades from read to write fails at once,
-whatever the busy time-out, when another process has committed in between. Migrations run inside one such transaction,
-so a killed migration leaves the older schema whole. Left out: a PostgreSQL server (schema and triggers are portable).
+SQLite in WAL mode, a file in the study's folder; or PostgreSQL, for a team (``server.py``). SQLite's writes begin
+IMMEDIATE: a deferred transaction that upgrades from read to write fails at once, whatever the busy time-out, when
+another process has committed in between. On a server an advisory lock does the same. Migrations run inside one such
+transaction, so a killed migration leaves the older schema whole. Left out: other databases.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import shutil
 import sqlite3
 import threading
 import time
@@ -29,49 +29,56 @@ from sqlalchemy.engine import Connection, Engine
 from tropism.digests import canonical_json
 from tropism.errors import StoreError
 from tropism.files import sync_path
-from tropism.store import schema
+from tropism.store import schema, server
+from tropism.store.failures import BusyError as BusyError
+from tropism.store.failures import as_store_error, is_busy
+from tropism.store.turns import Turns
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_LITTLE = 1 << 17
-"""Bytes of free space with which SQLite's I/O errors mean a full disk."""
 _BUSY_SLICE_MS = 250  # SQLite's own wait; the loop around it keeps the deadline and the fairness
 
 
-class BusyError(StoreError):
-    """Another process kept the database locked for longer than the writer was willing to wait."""
-
-
 class Database:
-    """One study.db. Threads share an instance; processes open their own.
+    """One study's database. Threads share an instance; processes open their own.
 
-    ``timeout_s`` bounds every wait for the write lock.
+    ``path`` is where study.db is, or would be if the database were not on a server. ``timeout_s`` bounds every wait for
+    the write lock.
     """
 
     def __init__(self, path: Path, engine: Engine, timeout_s: float) -> None:
         self.path = path
         self.engine = engine
         self.timeout_s = timeout_s
-        self._writer = threading.Lock()
-        self._writing_thread: int | None = None
+        self.is_server = engine.dialect.name == "postgresql"
+        self.place: Path | str = server.shown(str(engine.url)) if self.is_server else path
+        self._turns = Turns()
+        self._writing = threading.local()
 
     @classmethod
     def create(cls, path: Path, timeout_s: float = 30.0) -> Database:
         """Make a new study database. It appears under ``path`` only when it is complete, so a kill leaves none.
 
-        Errors: StoreError if ``path`` exists or the folder is missing, read-only or full.
+        Where the environment names a server (``server.VARIABLE``), it is made there, and ``path`` with the suffix
+        ``.url`` says so from then on. Errors: StoreError if ``path`` exists or the folder is missing, read-only or
+        full.
         """
-        if path.exists():
+        if path.exists() or server.address_beside(path) is not None:
             raise StoreError(f"{path} exists already", "open it, or choose another folder")
         if not path.parent.is_dir():
             raise StoreError(f"folder {path.parent} does not exist", "make the folder first")
-        with _as_store_error(path):
+        if url := os.environ.get(server.VARIABLE):
+            made = cls._on_server(url, path, timeout_s, new=True)
+            with as_store_error(path):
+                server.note_address(path, url)
+            return made
+        with as_store_error(path):
             for left in path.parent.glob(f".{path.name}.new-*"):  # of creations that were killed
                 if time.time() - left.stat().st_mtime > 600:
                     left.unlink()
         partial = path.parent / f".{path.name}.new-{os.getpid()}-{threading.get_ident()}"
         try:
             engine = _engine(partial)
-            with _as_store_error(path):
+            with as_store_error(path):
                 with _begin(engine, timeout_s, partial) as connection:
                     connection.exec_driver_sql(f"PRAGMA application_id = {schema.APPLICATION_ID}")
                     _upgrade(connection)
@@ -88,11 +95,17 @@ class Database:
         return cls.open(path, timeout_s)
 
     @classmethod
-    def open(cls, path: Path, timeout_s: float = 30.0) -> Database:
-        """Open an existing study database, migrating an older one first.
+    def open(cls, place: Path | str, timeout_s: float = 30.0) -> Database:
+        """Open an existing study database, migrating an older one first: a file, a file in whose place ``study.url``
+        names a server, or the address of a server, where an empty database becomes a study's.
 
         Errors: StoreError if it is missing, no study, of a newer schema, damaged, read-only, or the disk is full.
         """
+        if isinstance(place, str) and server.is_address(place):
+            return cls._on_server(place, Path("study.db"), timeout_s, new=False)
+        path = Path(place)
+        if not path.exists() and (url := server.address_beside(path)):
+            return cls._on_server(url, path, timeout_s, new=False)
         if not path.is_file():
             raise StoreError(f"{path} does not exist", "give a study's folder, or make one with `tropism new`")
         if path.stat().st_size == 0:
@@ -100,7 +113,7 @@ class Database:
         engine = _engine(path)
         database = cls(path, engine, timeout_s)
         try:
-            with _as_store_error(path):
+            with as_store_error(path):
                 with engine.connect() as connection:
                     mark = connection.exec_driver_sql("PRAGMA application_id").scalar()
                     if mark != schema.APPLICATION_ID:
@@ -118,19 +131,49 @@ class Database:
             raise
         return database
 
+    @classmethod
+    def _on_server(cls, url: str, path: Path, timeout_s: float, new: bool) -> Database:
+        """Open a server's database, making an empty one a study's; with ``new`` it may hold nothing yet."""
+        database = cls(path, server.make_engine(url), timeout_s)
+        try:
+            with database.write() as connection:  # one process makes the tables, the others wait for it
+                empty = server.check_foreign(connection)
+                if new and not empty and not server.is_untouched(connection):
+                    raise StoreError(
+                        f"{database.place} holds a study already", f"unset {server.VARIABLE}, or give another database"
+                    )
+                current = None if empty else MigrationContext.configure(connection).get_current_revision()
+                if _is_older(current, database.place):
+                    _upgrade(connection)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
     def _migrate(self, current: str | None) -> None:
-        script = ScriptDirectory(str(_MIGRATIONS))
-        known = {revision.revision for revision in script.walk_revisions()}
-        if current is not None and current not in known:
-            raise StoreError(f"{self.path} has schema {current}, which is newer than this tropism", "upgrade tropism")
-        if current != script.get_current_head():
+        if _is_older(current, self.place):
             with self.write() as connection:
                 _upgrade(connection)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A consistent snapshot to read from; it blocks no writer."""
-        with _as_store_error(self.path), self.engine.connect() as connection, connection.begin():
+        if self.is_server:
+            with as_store_error(self.place), server.snapshot(self.engine) as connection:
+                yield connection
+            return
+        with as_store_error(self.place), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction for statements that are safe beside other writers by themselves (constraints, row locks). On a
+        server many run at once; on SQLite it is ``write``."""
+        if self.is_server:
+            with as_store_error(self.place), self.engine.begin() as connection:
+                yield connection
+            return
+        with self.write() as connection:
             yield connection
 
     @contextmanager
@@ -141,27 +184,43 @@ class Database:
         the disk is full or read-only.
         """
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        if self._writing_thread == threading.get_ident():
+        if getattr(self._writing, "now", False):
             raise RuntimeError("write() inside write(): pass the connection on instead")
         deadline = time.monotonic() + timeout_s
-        if not self._writer.acquire(timeout=timeout_s):
+        if not self._turns.acquire(timeout=timeout_s):
             raise self._busy(timeout_s, "another thread of this process")
+        self._writing.now = True
         try:
-            self._writing_thread = threading.get_ident()
-            with _as_store_error(self.path):
-                try:
-                    with _begin(self.engine, max(deadline - time.monotonic(), 0.0), self.path) as connection:
-                        yield connection
-                except _LockWaitError as error:
-                    raise self._busy(timeout_s, self._blame()) from error
+            with as_store_error(self.place), self._begin_to_write(timeout_s, deadline) as connection:
+                yield connection
         finally:
-            self._writing_thread = None
-            self._writer.release()
+            self._writing.now = False
+            self._turns.release()
+
+    @contextmanager
+    def _begin_to_write(self, timeout_s: float, deadline: float) -> Iterator[Connection]:
+        left = max(deadline - time.monotonic(), 0.0)
+        if self.is_server:
+            with self.engine.begin() as connection:
+                server.take_turn(connection, left)
+                yield connection
+            return
+        try:
+            with _begin(self.engine, left, self.path) as connection:
+                yield connection
+        except _LockWaitError as error:
+            raise self._busy(timeout_s, self._blame()) from error
 
     def checkpoint(self) -> None:
-        """Bring the write-ahead log into the file and empty it, as far as readers allow: erased bytes are gone then."""
-        with _as_store_error(self.path):
-            _checkpoint(self.engine)
+        """Bring the write-ahead log into the file and empty it, as far as readers allow: erased bytes are gone then.
+
+        On a server the tables with what is erasable are written anew; its log and its backups are the server's.
+        """
+        with as_store_error(self.place):
+            if self.is_server:
+                server.vacuum(self.engine, schema.ERASABLE)
+            else:
+                _checkpoint(self.engine)
 
     def close(self) -> None:
         """Close every connection."""
@@ -169,7 +228,8 @@ class Database:
 
     def _busy(self, timeout_s: float, who: str) -> BusyError:
         return BusyError(
-            f"{self.path} stayed locked for {timeout_s:g} s by {who}", "wait for that process, or end it, and try again"
+            f"{self.place} stayed locked for {timeout_s:g} s by {who}",
+            "wait for that process, or end it, and try again",
         )
 
     def _blame(self) -> str:
@@ -189,6 +249,14 @@ def insert_new(connection: Connection, table: sa.Table, rows: Sequence[Mapping[s
     insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
     keys = [column.name for column in table.primary_key.columns]
     connection.execute(insert.on_conflict_do_nothing(index_elements=keys), list(rows))
+
+
+def _is_older(current: str | None, place: Path | str) -> bool:
+    """Whether a database of this revision must be migrated. Errors: StoreError if it is newer than this program."""
+    script = ScriptDirectory(str(_MIGRATIONS))
+    if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
+        raise StoreError(f"{place} has schema {current}, which is newer than this tropism", "upgrade tropism")
+    return current != script.get_current_head()
 
 
 class _LockWaitError(Exception):
@@ -227,7 +295,7 @@ def _patiently(raw: sqlite3.Connection, statement: str, timeout_s: float = 10.0)
             raw.execute(statement)
             return
         except sqlite3.OperationalError as error:
-            if not _is_busy(error) or time.monotonic() > deadline:
+            if not is_busy(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
 
@@ -243,7 +311,7 @@ def _begin(engine: Engine, timeout_s: float, path: Path) -> Iterator[Connection]
                 break
             except sa.exc.OperationalError as error:
                 connection.rollback()
-                if not _is_busy(error.orig):
+                if not is_busy(error.orig):
                     raise
                 if time.monotonic() >= deadline:
                     raise _LockWaitError(str(path)) from error
@@ -265,42 +333,6 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-
-
-def _is_busy(error: BaseException | None) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte covers BUSY_SNAPSHOT and BUSY_RECOVERY
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-@contextmanager
-def _as_store_error(path: Path) -> Iterator[None]:
-    """Turn the driver's and the system's errors about the file itself into a StoreError with a fix."""
-    try:
-        yield
-    except (sa.exc.OperationalError, sa.exc.DatabaseError, sqlite3.DatabaseError, OSError) as error:
-        known = _explain(path, error.orig if isinstance(error, sa.exc.DBAPIError) else error)
-        if known is None:
-            raise
-        raise known from error
-
-
-def _explain(path: Path, error: BaseException | None) -> StoreError | None:
-    text = str(error).lower()
-    if "disk is full" in text or "no space left" in text or "quota exceeded" in text:
-        return StoreError(f"the disk that holds {path} is full", "free some space; nothing was half written")
-    if "readonly" in text or "read-only" in text or "permission denied" in text:
-        return StoreError(f"{path} or its folder is read-only", "give write permission to the study's folder")
-    if "disk i/o error" in text:
-        if shutil.disk_usage(path.parent).free < _LITTLE:  # the shared index of the write-ahead log found no room
-            return StoreError(f"the disk that holds {path} is full", "free some space; nothing was half written")
-        return StoreError(f"reading or writing {path} failed ({error})", "check the disk, its free space and its mount")
-    if "unable to open" in text:
-        return StoreError(f"{path} cannot be opened ({error})", "check the folder, its permissions and its free space")
-    if "malformed" in text or "not a database" in text:
-        return StoreError(f"{path} is damaged or not a database ({error})", "restore it from a copy")
-    if _is_busy(error):
-        return BusyError(f"{path} is locked by another process", "wait for that process, or end it, and try again")
-    return None
 
 
 def _writable(path: Path) -> bool:

@@ -44,6 +44,9 @@ APPLICATION_ID: Final = 0x54524F50
 APPEND_ONLY: Final = ("events", "seals", "seal_members", "event_sets", "event_set_members", "audit")
 """Tables whose rows the database itself refuses to change or delete."""
 
+ERASABLE: Final = ("people", "text_salts", "event_texts", "drafts", "accounts")
+"""Tables from which what belongs to a person is deleted when they leave."""
+
 # ---- what is judged ----
 
 tasks = sa.Table(

@@ -1,0 +1,144 @@
+"""One writer that commits for many: jobs of many threads go into one transaction, and one sync makes them all durable.
+
+On SQLite every commit waits for the disk, and only one can be under way; so a thread takes whatever jobs wait, gives
+each a savepoint of its own (one that fails leaves the others alone), commits once, and tells everyone. A job is done
+only when it is on the disk. On PostgreSQL, which lets many write at once, each job is a transaction of its own in the
+caller's thread, done again where the server took it back (a deadlock, a serialisation failure).
+
+Left out: jobs that take long; everybody behind them waits. Imports and training write by ``Database.write``.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sa
+
+from tropism.errors import StoreError
+from tropism.store import server
+from tropism.store.database import Database
+from tropism.store.failures import as_store_error
+from tropism.store.rows import Rows
+
+_T = TypeVar("_T")
+
+_IDLE_S = 5.0
+"""The thread ends when nobody writes for so long; the next job starts another."""
+_TRIES = 5
+
+
+class _Waiting(Generic[_T]):
+    """A job, whoever waits for it, and how it went."""
+
+    def __init__(self, job: Callable[[Rows], _T]) -> None:
+        self.job = job
+        self.future: Future[_T] = Future()
+        self.result: _T | None = None
+        self.error: BaseException | None = None
+
+    def do(self, rows: Rows, place: Path | str) -> None:
+        """Run in a savepoint; an error is kept for whoever waits, and takes back this job alone."""
+        rows.run("SAVEPOINT job")
+        try:
+            with as_store_error(place):
+                self.result = self.job(rows)
+        except Exception as error:  # noqa: BLE001 - it is raised again where the job was asked for
+            self.error = error
+            rows.run("ROLLBACK TO SAVEPOINT job")
+        rows.run("RELEASE SAVEPOINT job")
+
+    def tell(self) -> None:
+        """Let the waiting thread go on."""
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)  # type: ignore[arg-type]
+
+
+class GroupWriter:
+    """Threads share one. ``most``: jobs in one transaction. ``gather_s``: a pause between two transactions while jobs
+    keep coming: more of them share a sync, and other processes get their turn at the file."""
+
+    def __init__(self, database: Database, most: int = 128, gather_s: float = 0.001) -> None:
+        self.database = database
+        self.most, self.gather_s = most, gather_s
+        self._jobs: queue.SimpleQueue[_Waiting[Any]] = queue.SimpleQueue()
+        self._mutex = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, job: Callable[[Rows], _T]) -> _T:
+        """Do a job and come back when it is durable, with what it gave. Errors: the job's own, and the database's."""
+        if self.database.is_server:
+            return self._run_alone(job)
+        return self.submit(job).result()
+
+    def submit(self, job: Callable[[Rows], _T]) -> Future[_T]:
+        """``run`` for those who must not wait in their thread: the future is done when the job is durable."""
+        if self.database.is_server:
+            with self._mutex:
+                if self._pool is None:
+                    self._pool = ThreadPoolExecutor(server.CONNECTIONS, "writer")
+            return self._pool.submit(self._run_alone, job)
+        waiting = _Waiting(job)
+        with self._mutex:
+            self._jobs.put(waiting)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="group-writer", daemon=True)
+                self._thread.start()
+        return waiting.future
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                batch = [self._jobs.get(timeout=_IDLE_S)]
+            except queue.Empty:
+                with self._mutex:
+                    if self._jobs.empty():
+                        self._thread = None
+                        return
+                continue
+            if not self._jobs.empty():
+                time.sleep(self.gather_s)
+            while len(batch) < self.most:
+                try:
+                    batch.append(self._jobs.get_nowait())
+                except queue.Empty:
+                    break
+            self._commit(batch)
+
+    def _commit(self, batch: list[_Waiting[Any]]) -> None:
+        batch = [waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()]
+        try:
+            with self.database.write() as connection:
+                rows = Rows(connection)
+                for waiting in batch:
+                    waiting.do(rows, self.database.place)
+        except Exception as error:  # noqa: BLE001 - it is raised again where the jobs were asked for
+            for waiting in batch:
+                waiting.error = waiting.error or error
+        for waiting in batch:
+            waiting.tell()
+
+    def _run_alone(self, job: Callable[[Rows], _T]) -> _T:
+        for tried in range(1, _TRIES + 1):
+            try:
+                with self.database.transaction() as connection:
+                    return job(Rows(connection))
+            except Exception as error:
+                if tried == _TRIES or not _may_be_tried_again(error):
+                    raise
+                time.sleep(0.005 * tried)
+        raise StoreError("a job was tried no time", "report this")
+
+
+def _may_be_tried_again(error: BaseException) -> bool:
+    """Whether the server took back a transaction that will do when it is alone: what SQLSTATE 40xxx says."""
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return str(getattr(cause, "sqlstate", "") or "").startswith("40")
