@@ -78,6 +78,7 @@ class ControlDomain:
         "evaluate": ("environment", "evaluation"),
     }
 
+    threads: ClassVar[int] = 1  # a second one that small networks wait for makes them many times slower
     path_settings: ClassVar[Mapping[str, PathKind]] = {
         "environment.reward": "function",
         "demonstrations.folder": "file",

@@ -100,7 +100,7 @@ class RuntimeSection(Section):
     """``[runtime]``: this process. It is no part of a stage's identity, except ``precision``."""
 
     threads: int = Field(default=0, ge=0, le=1024)
-    """Threads of the tensor library; 0: its own choice. Sums depend on it in their last bits."""
+    """Threads of the tensor library; 0: the domain's choice, else its own. Sums depend on it in their last bits."""
     precision: Literal["auto", "fp32", "autocast", "bf16"] = "auto"
     tune_memory: bool = True
     """Keep freed memory instead of returning it to the kernel (glibc)."""

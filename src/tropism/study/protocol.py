@@ -43,6 +43,7 @@ class Domain(Protocol):
     ``stage_sections: Mapping[StageKind, Sequence[str]]``: the configuration sections each kind of stage depends on (all
     of them where a kind is absent). A changed setting then costs only the stages that it concerns.
     ``path_settings: Mapping[str, PathKind]``: the settings that are paths, by dotted key (``settings.paths``).
+    ``threads: int``: tensor threads that suit its networks, where ``runtime.threads`` is 0.
     ``learns_reward: bool``: False where its settings make the reward a function alone (as ``loop.fit_reward``).
     ``data_digests() -> Mapping[str, str]``: digests of the data files that it reads; the first stage depends on them.
     ``code_digests(kind: StageKind) -> Mapping[str, str]``: digests of the user's code that a kind of stage calls (a

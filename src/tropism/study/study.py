@@ -121,7 +121,8 @@ class Study:
         Errors: LeaseHeldError if another process runs this study; ConfigError if settings of finished stages changed.
         """
         process = self.config.runtime
-        tuning = tune(process.threads, process.tune_memory, process.passive_wait)
+        threads = process.threads or getattr(self.config.domain_class, "threads", 0)
+        tuning = tune(threads, process.tune_memory, process.passive_wait)
         with _disk_errors(self.folder), TrainerLease(self.database).acquire() as lease, StopRequest() as stop:
             runner = StageRunner(
                 self.database,
