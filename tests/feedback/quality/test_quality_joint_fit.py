@@ -7,13 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import sparse
+from scipy.integrate import quad
+from scipy.stats import norm
 
-from tropism.errors import DataError
+from tropism.errors import ContractError, DataError
 from tropism.evaluation.bradley_terry import fit_bradley_terry
 from tropism.feedback.quality.joint_fit import JointSettings, fit_jointly
-from tropism.feedback.quality.joint_likelihood import JointLikelihood, Prior, Spreads
+from tropism.feedback.quality.joint_likelihood import JointLikelihood, Prior, Spreads, prior_penalty
 from tropism.feedback.quality.kinds import kinds_of
-from tropism.feedback.quality.simulation import simulate
+from tropism.feedback.quality.pair_likelihood import PairLikelihood
+from tropism.feedback.quality.simulation import TWENTY, simulate
+from tropism.feedback.quality.uncertainty import marginal_errors
 from tropism.feedback.quality.votes import TIE, Votes
 
 
@@ -28,9 +33,68 @@ def test_gradient_and_curvature_are_those_of_differences(tie: float | None) -> N
     by_value = [(model.objective(at + e, prior)[0] - model.objective(at - e, prior)[0]) / (2 * step) for e in near]
     np.testing.assert_allclose(model.objective(at, prior)[1], by_value, atol=1e-6)
     by_slope = [(model.objective(at + e, prior)[1] - model.objective(at - e, prior)[1]) / (2 * step) for e in near]
-    hessian = model.hessian(at, prior)
+    hessian = model.hessian(at, prior).toarray()
     np.testing.assert_allclose(hessian, by_slope, atol=1e-6)
     np.testing.assert_allclose(np.diag(hessian), model.diagonal(at, prior), atol=1e-9)
+
+
+@pytest.mark.parametrize("tie", [None, -0.5])
+def test_gradient_and_curvature_of_pairs_are_those_of_differences(tie: float | None) -> None:
+    cast = simulate(0, 120, 6, ("good",) * 4, tie=tie).votes
+    model = PairLikelihood(cast, position=True, length=True)
+    random = np.random.default_rng(1)
+    at, step = random.normal(0, 0.6, model.blocks.size), 1e-5
+    prior = Prior(0.9, *random.uniform(0.3, 1.2, (4, 4)))
+    near = step * np.eye(len(at))
+    by_value = [(model.objective(at + e, prior)[0] - model.objective(at - e, prior)[0]) / (2 * step) for e in near]
+    np.testing.assert_allclose(model.objective(at, prior)[1], by_value, atol=1e-6)
+    by_slope = [(model.objective(at + e, prior)[1] - model.objective(at - e, prior)[1]) / (2 * step) for e in near]
+    np.testing.assert_allclose(model.hessian(at, prior).toarray(), by_slope, atol=1e-6)
+
+
+def test_the_likelihood_of_a_pair_is_its_integral() -> None:
+    cast = simulate(3, 3, 2, ("good",) * 3, per_pair=3).votes
+    model = PairLikelihood(cast, position=True, length=False)
+    at = np.array([1.1, 0.6, -0.4, 0.3, -0.2, 0.5, 0.1, np.log(1.4)])
+    nothing = Prior(1.0, *np.full((4, 3), 1e9))
+    away = prior_penalty(model.blocks, at, nothing)[0]
+
+    def density(gap: float) -> float:
+        delta = at[:3][cast.annotator] * gap + at[3:6][cast.annotator] * cast.first
+        chance = 1 / (1 + np.exp(-np.where(cast.choice == 0, delta, -delta)))
+        return float(norm.pdf(gap, 0, 1.4) * chance.prod())
+
+    assert model.objective(at, nothing)[0] - away == pytest.approx(-np.log(quad(density, -12, 12)[0]), abs=1e-4)
+
+
+@pytest.mark.parametrize("tie", [None, -0.5])
+def test_kinds_are_found_where_every_candidate_has_three_votes(tie: float | None) -> None:
+    made = simulate(0, 4500, kinds=TWENTY[::2], per_pair=3, tie=tie)
+    fit = fit_jointly(made.votes)
+    assert not fit.linked
+    assert fit.marginal
+    found = kinds_of(fit)
+    assert sum(a == b for a, b in zip(found, made.kinds, strict=True)) >= 9
+    assert all(said == "good" for truth, said in zip(made.kinds, found, strict=True) if truth == "good")
+    scale = np.median(made.skill[made.skill > 0])
+    for term, truth in ((fit.position, made.position), (fit.skill, made.skill / scale)):
+        assert 0.5 < np.sqrt(np.mean(((term.value - truth) / term.error) ** 2)) < 1.6
+    gaps = fit.utility.value[::2] - fit.utility.value[1::2]
+    assert np.corrcoef(gaps, made.utility[::2] - made.utility[1::2])[0, 1] > 0.6
+
+
+def test_one_maximum_of_all_runs_away_where_candidates_have_few_votes() -> None:
+    cast = simulate(0, 1800, kinds=("good",) * 6, per_pair=3).votes
+    apart, together = (fit_jointly(cast, JointSettings(linked=linked)) for linked in (False, True))
+    assert 0.6 < apart.spreads.utility < 1.8  # 1.2 is the truth
+    assert together.spreads.utility < 0.5
+    assert set(kinds_of(apart)) == {"good"}
+
+
+def test_one_vote_a_pair_tells_of_places_and_not_of_skill() -> None:
+    made = simulate(1, 1500, kinds=("good", "good", "position-biased"), per_pair=1, position=2.0)
+    fit = fit_jointly(made.votes)
+    assert kinds_of(fit) == ["unclear", "unclear", "position-biased"]
 
 
 @pytest.mark.parametrize(("seed", "tie"), [(0, None), (1, -0.5)])
@@ -55,6 +119,30 @@ def test_standard_errors_are_the_size_of_the_errors() -> None:
         away.append((fit.skill.value - made.skill / scale) / fit.skill.error)
     for z in (np.concatenate(away[::2]), np.concatenate(away[1::2])):
         assert 0.75 < np.sqrt(np.mean(z**2)) < 1.3
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_errors_are_those_of_the_whole_inverse(crowd: bool) -> None:
+    """Of pairs that share no item, and of more annotators than items."""
+    made = simulate(1, 500, 60 if not crowd else 6, ("good",) * (4 if not crowd else 40), tie=-0.5).votes
+    cast = made if crowd else replace(made, a=made.a // 2 * 2, b=made.a // 2 * 2 + 1)
+    fit = fit_jointly(cast, JointSettings(rounds=0, linked=True))
+    assert fit.marginal
+    prior = Prior.alike(Spreads(), len(cast.annotators))
+    whole = np.sqrt(np.diag(np.linalg.inv(fit.model.hessian(fit.vector, prior).toarray())))
+    blocks = fit.model.blocks
+    np.testing.assert_allclose(fit.position.error, whole[blocks.position][:-1], rtol=1e-8)
+    np.testing.assert_allclose(fit.common_tie[1], whole[blocks.tie][-1], rtol=1e-8)
+    scale = fit.utility_spread / Spreads().utility
+    np.testing.assert_allclose(fit.skill.error * scale, whole[blocks.skill], rtol=1e-8)
+    np.testing.assert_allclose(fit.utility.error / scale, whole[blocks.utility], rtol=1e-8)
+
+
+def test_a_curvature_that_is_not_positive_is_refused() -> None:
+    wrong = sparse.csc_matrix(np.array([[1.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    for eliminated in ([True, False, False], [True, True, False], [False, False, True]):
+        with pytest.raises(ContractError, match="saddle"):
+            marginal_errors(wrong, np.array(eliminated), 10)
 
 
 def test_without_annotator_terms_it_is_bradley_terry() -> None:

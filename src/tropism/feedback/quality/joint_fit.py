@@ -18,13 +18,19 @@ import numpy as np
 from scipy.optimize import minimize
 
 from tropism.errors import ContractError, DataError
-from tropism.feedback.quality.joint_likelihood import JointLikelihood, Prior, Spreads
+from tropism.feedback.quality.joint_likelihood import JointLikelihood, Prior, Spreads, own_terms
+from tropism.feedback.quality.pair_likelihood import PairLikelihood
+from tropism.feedback.quality.uncertainty import marginal_errors
 from tropism.feedback.quality.votes import Floats, Integers, Votes
 
 DENSE = 3000
-"""Up to this many parameters the whole Hessian is inverted; beyond it standard errors are conditional."""
-TOLD_APART = 0.6
-"""From this reliability of the utilities on, skills mean something."""
+"""Items connected by votes, or annotators and items all in all; beyond it standard errors are conditional."""
+Model = JointLikelihood | PairLikelihood
+LINKED = 10
+"""From this many votes per item on, utilities and annotators are found at one common maximum."""
+TOLD_APART, TOLD_APART_PAIRS = 0.6, 0.14
+"""From this reliability of the utilities on, skills mean something; pairs of few votes need less, because there a
+utility's uncertainty is not taken for none."""
 _HYPER = 4.0  # the given spreads count as much as this many observed terms
 _FREEDOM = 3.0
 
@@ -39,6 +45,8 @@ class JointSettings:
     position: bool = True
     length: bool = True
     spreads: Spreads = field(default_factory=Spreads)
+    linked: bool | None = None
+    """Which of the two ways to fit (``JointFit.linked``); None decides by the number of votes per item."""
     rounds: int = 6
     iterations: int = 3000
 
@@ -76,8 +84,11 @@ class JointFit:
     common_tie: tuple[float, float]
     """Means over annotators with their standard errors; NaN where the model lacks the term."""
     reliability: float
-    """Of the utilities: their variance over itself plus their mean squared error (as in Rasch models). Below
-    TOLD_APART the votes do not tell the items apart, be it that the items are alike or that all answer at random."""
+    """Of the utilities: their variance over itself plus their mean squared error (as in Rasch models)."""
+    told_apart: bool
+    """Whether the votes tell the items apart at all; if not, then the items are alike, or all answer at random."""
+    linked: bool
+    """True: one maximum of all parameters. False: few votes an item, the pairs' differences were integrated out."""
     utility_spread: float
     """Prior deviation of utilities as learned, on the scale of ``utility``."""
     length_unit: float
@@ -85,7 +96,7 @@ class JointFit:
     log_likelihood: float
     scaled: bool
     marginal: bool
-    """False beyond DENSE parameters: standard errors then take all other parameters as known, and are too small."""
+    """False beyond DENSE connected parameters: standard errors then take the others as known, and are too small."""
     counts: Integers
     """Votes of each annotator ``[K]``."""
     model: JointLikelihood = field(repr=False)
@@ -111,57 +122,71 @@ def fit_jointly(votes: Votes, settings: JointSettings | None = None) -> JointFit
     if not len(votes):
         raise DataError("a joint fit of no votes", "collect comparisons first")
     unit = float(np.sqrt(np.mean(votes.length**2))) or 1.0
-    position = settings.position and bool(votes.first.any())
-    length = settings.length and bool(votes.length.any())
+    terms = {"position": settings.position and bool(votes.first.any())}
+    terms["length"] = settings.length and bool(votes.length.any())
     scaled = _scaled_length(votes, unit)
-    model = JointLikelihood(scaled, position=position, length=length)
+    items = len(np.unique(np.concatenate([votes.a, votes.b])))
+    linked = len(votes) >= LINKED * items if settings.linked is None else settings.linked
+    model: Model = JointLikelihood(scaled, **terms) if linked else PairLikelihood(scaled, **terms)
     spreads, vector = settings.spreads, model.start(settings.spreads.utility)
     prior = Prior.alike(spreads, len(votes.annotators))
     for round in range(settings.rounds + 1):
         vector = _maximum(model, vector, prior, settings.iterations)
-        covariance, errors = _uncertainty(model, vector, prior)
+        marginal, errors = _uncertainty(model, vector, prior)
         if round < settings.rounds:
             spreads, prior = learned(model, vector, errors, settings.spreads, spreads)
-    return _read(model, vector, covariance, errors, spreads, unit)
+    if isinstance(model, JointLikelihood):
+        return _read(model, vector, marginal, errors, spreads, unit, True)
+    # the annotators are known now; what is left is to place the items, which has one maximum only
+    spreads = replace(spreads, utility=float(np.exp(vector[model.blocks.pair][0]) / np.sqrt(2)))
+    whole = JointLikelihood(scaled, **terms)
+    free = whole.blocks.utility
+    start = np.concatenate([np.zeros(free.stop), vector[: model.blocks.pair.start]])
+    prior = replace(prior, utility=spreads.utility)
+    placed = _maximum(whole, start, prior, settings.iterations, free)
+    curvature = whole.hessian(placed, prior)[free, free]
+    found = marginal_errors(curvature, np.ones(free.stop, np.bool_), DENSE)
+    own = errors[: model.blocks.pair.start]
+    errors = np.concatenate([1 / np.sqrt(curvature.diagonal()) if found is None else found, own])
+    return _read(whole, placed, marginal and found is not None, errors, spreads, unit, False)
 
 
-def _maximum(model: JointLikelihood, vector: Floats, prior: Prior, iterations: int) -> Floats:
+def _maximum(model: Model, vector: Floats, prior: Prior, iterations: int, free: slice = slice(None)) -> Floats:
+    """The maximum over the parameters ``free``, the others held where they are."""
     # in units of the terms' own (conditional) standard errors, or a narrow prior would make the valley steep
-    unit = 1 / np.sqrt(model.diagonal(vector, prior))
+    unit = 1 / np.sqrt(model.diagonal(vector, prior)[free])
 
     def scaled(place: Floats) -> tuple[float, Floats]:
-        value, slope = model.objective(place * unit, prior)
-        return value, slope * unit
+        whole = vector.copy()
+        whole[free] = place * unit
+        value, slope = model.objective(whole, prior)
+        return value, slope[free] * unit
 
     found = minimize(
-        scaled, vector / unit, method="L-BFGS-B", jac=True,
+        scaled, vector[free] / unit, method="L-BFGS-B", jac=True,
         options={"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-3},
     )  # fmt: skip
     if found.status == 1 or not np.isfinite(found.fun):
         raise ContractError(
             f"the joint fit of {len(model.votes)} votes found no maximum in {iterations} steps", "raise `iterations`"
         )
-    return np.asarray(found.x * unit, np.float64)
+    reached = vector.copy()
+    reached[free] = found.x * unit
+    return reached
 
 
-def _uncertainty(model: JointLikelihood, vector: Floats, prior: Prior) -> tuple[Floats | None, Floats]:
-    """The covariance ``[P, P]`` (None beyond DENSE parameters) and the standard errors ``[P]``."""
-    if len(vector) > DENSE:
-        return None, 1 / np.sqrt(model.diagonal(vector, prior))
-    try:
-        root = np.linalg.cholesky(model.hessian(vector, prior))
-    except np.linalg.LinAlgError as error:
-        raise ContractError(
-            "the joint fit ended on a saddle: its curvature is not positive", "give more votes, or narrower spreads"
-        ) from error
-    inverse = np.linalg.inv(root)
-    covariance = inverse.T @ inverse
-    return covariance, np.sqrt(np.diag(covariance))
+def _uncertainty(model: Model, vector: Floats, prior: Prior) -> tuple[bool, Floats]:
+    """Whether they are marginal, and the standard errors ``[P]``. The more numerous of utilities and annotators' own
+    terms are eliminated: of pairs asked about once, or of a crowd, each is then linked to few others."""
+    utilities = np.zeros(len(vector), np.bool_)
+    utilities[model.blocks.utility] = True
+    own = own_terms(model.blocks)
+    eliminated = utilities if utilities.sum() >= own.sum() else own
+    found = marginal_errors(model.hessian(vector, prior), eliminated, DENSE)
+    return (False, 1 / np.sqrt(model.diagonal(vector, prior))) if found is None else (True, found)
 
 
-def learned(
-    model: JointLikelihood, vector: Floats, errors: Floats, given: Spreads, now: Spreads
-) -> tuple[Spreads, Prior]:
+def learned(model: Model, vector: Floats, errors: Floats, given: Spreads, now: Spreads) -> tuple[Spreads, Prior]:
     """Spreads from the terms found, one step of EM; ``given`` counts as ``_HYPER`` terms, so that few keep it.
 
     Annotators' terms are taken as Student-t (``_FREEDOM`` degrees) around their common mean, as a scale mixture of
@@ -179,7 +204,7 @@ def learned(
         scale = float(np.sqrt(((weight * square).sum() + _HYPER * prior**2) / (n + _HYPER)))
         return scale, scale / np.sqrt(weight)
 
-    square = vector[blocks.utility] ** 2 + errors[blocks.utility] ** 2
+    square = vector[blocks.utility] ** 2 + errors[blocks.utility] ** 2  # none in a PairLikelihood, which has its own σ
     utility = float(np.sqrt((square.sum() + _HYPER * given.utility**2) / (len(square) + _HYPER)))
     skill = own(blocks.skill, now.skill, given.skill, 1.0)
     position = own(blocks.position, now.position, given.position)
@@ -190,13 +215,14 @@ def learned(
 
 
 def _read(
-    model: JointLikelihood, vector: Floats, covariance: Floats | None, errors: Floats, spreads: Spreads, unit: float
+    model: JointLikelihood, vector: Floats, marginal: bool, errors: Floats, spreads: Spreads, unit: float, linked: bool
 ) -> JointFit:
     blocks, n = model.blocks, len(model.votes.annotators)
     utility, error = vector[blocks.utility], errors[blocks.utility]
     reliability = float(utility.var() / (utility.var() + np.mean(error**2)))
     sure = vector[blocks.skill] - 1.96 * errors[blocks.skill] > 0
-    scaled = bool(sure.any()) and reliability >= TOLD_APART
+    told_apart = reliability >= (TOLD_APART if linked else TOLD_APART_PAIRS)
+    scaled = bool(sure.any()) and told_apart
     scale = float(np.median(vector[blocks.skill][sure])) if scaled else 1.0
 
     def term(block: slice) -> Term:
@@ -219,12 +245,14 @@ def _read(
         common_length=common(blocks.length),
         common_tie=common(blocks.tie),
         reliability=reliability,
+        told_apart=told_apart,
+        linked=linked,
         utility_spread=spreads.utility * scale,
         length_unit=unit,
         spreads=spreads,
         log_likelihood=model.log_likelihood(vector),
         scaled=scaled,
-        marginal=covariance is not None,
+        marginal=marginal,
         counts=np.bincount(model.votes.annotator, minlength=n),
         model=model,
         vector=vector,

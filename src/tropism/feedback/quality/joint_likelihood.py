@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from tropism.feedback.quality.votes import A_WINS, B_WINS, TIE, Floats, Votes
 
 COMMON_SPREAD = 3.0
 """Prior deviation of the common position, length and tie terms, in logits: as good as none."""
+PAIR_SPREAD = 1.0
+"""Prior deviation of log σ, the logarithm of how much pairs differ: a factor of 2.7 either way."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Blocks:
     position: slice
     length: slice
     tie: slice
+    pair: slice
+    """log σ of ``pair_likelihood.py``; empty in the model of this file."""
     size: int
 
     def __contains__(self, block: slice) -> bool:
@@ -81,11 +86,7 @@ class JointLikelihood:
 
     def __init__(self, votes: Votes, *, position: bool, length: bool) -> None:
         self.votes = votes
-        n = len(votes.annotators)
-        shrunk = (position, length, bool((votes.choice == TIE).any()))
-        ends = np.cumsum([0, len(votes.items), n, *(n + 1 if there else 0 for there in shrunk)]).tolist()
-        utility, skill, *rest = (slice(i, j) for i, j in pairwise(ends))
-        self.blocks = Blocks(utility, skill, rest[0], rest[1], rest[2], ends[-1])
+        self.blocks = blocks_of(votes, utilities=len(votes.items), position=position, length=length, pair=False)
         self._toward = np.select([votes.choice == A_WINS, votes.choice == B_WINS], [0.5, -0.5], 0.0)
 
     def start(self, spread: float) -> Floats:
@@ -133,35 +134,30 @@ class JointLikelihood:
                 gradient[block][:-1] = np.bincount(who, slope * factor, k)
         if blocks.tie in blocks:
             gradient[blocks.tie][:-1] = np.bincount(who, (votes.choice == TIE) - p[:, 2], k)
-        penalty, pull = self._prior(vector, prior)
+        penalty, pull = prior_penalty(blocks, vector, prior)
         found = np.take_along_axis(every, votes.choice[:, None], 1).sum()
         return float(penalty - found), pull - gradient
 
-    def hessian(self, vector: Floats, prior: Prior) -> Floats:
-        """Second derivatives ``[P, P]`` of the objective."""
+    def hessian(self, vector: Floats, prior: Prior) -> sparse.csc_matrix:
+        """Second derivatives ``[P, P]`` of the objective, sparse."""
         votes, blocks = self.votes, self.blocks
         p = np.exp(self.log_probabilities(vector, votes))
         across, along = self._jacobians(vector)
         cross = across.T @ sparse.diags(-(p[:, 0] - p[:, 1]) * p[:, 2] / 2) @ along
-        total = across.T @ sparse.diags(_curve(p)) @ across + cross + cross.T
+        total = across.T @ sparse.diags(curve(p)) @ across + cross + cross.T
         total = total + along.T @ sparse.diags(p[:, 2] * (1 - p[:, 2])) @ along
         slope = self._toward - (p[:, 0] - p[:, 1]) / 2
         who = np.tile(votes.annotator + blocks.skill.start, 2)  # δ bends in a skill and a utility together only
         where = who, np.concatenate([votes.a, votes.b])
         bent = sparse.csr_matrix((np.concatenate([slope, -slope]), where), shape=total.shape)
-        dense = np.asarray((total - bent - bent.T).todense(), np.float64)
-        dense[np.diag_indices_from(dense)] += self._prior_diagonal(prior)
-        for block, spread in self._shrunk(prior):
-            dense[block.stop - 1, block.start : block.stop - 1] -= spread**-2
-            dense[block.start : block.stop - 1, block.stop - 1] -= spread**-2
-        return dense
+        return (total - bent - bent.T + prior_curvature(blocks, prior)).tocsc()
 
     def diagonal(self, vector: Floats, prior: Prior) -> Floats:
         """The Hessian's diagonal ``[P]`` alone, for models too large for the whole of it."""
         p = np.exp(self.log_probabilities(vector, self.votes))
         across, along = self._jacobians(vector)
-        found = across.power(2).T @ _curve(p) + along.power(2).T @ (p[:, 2] * (1 - p[:, 2]))
-        return np.asarray(found, np.float64) + self._prior_diagonal(prior)
+        found = across.power(2).T @ curve(p) + along.power(2).T @ (p[:, 2] * (1 - p[:, 2]))
+        return np.asarray(found, np.float64) + prior_curvature(self.blocks, prior).diagonal()
 
     def _jacobians(self, vector: Floats) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
         """Derivatives of δ and of τ by the parameters, one row per vote ``[V, P]``."""
@@ -179,35 +175,70 @@ class JointLikelihood:
             return across, sparse.csr_matrix(shape)
         return across, sparse.csr_matrix((np.ones(len(rows)), (rows, who + blocks.tie.start)), shape=shape)
 
-    def _prior(self, vector: Floats, prior: Prior) -> tuple[float, Floats]:
-        """−log prior and its gradient."""
-        blocks, pull = self.blocks, np.zeros_like(vector)
-        pull[blocks.utility] = vector[blocks.utility] / prior.utility**2
-        pull[blocks.skill] = (vector[blocks.skill] - 1) / prior.skill**2
-        penalty = vector[blocks.utility] @ pull[blocks.utility] + (vector[blocks.skill] - 1) @ pull[blocks.skill]
-        for block, spread in self._shrunk(prior):
-            own, common = vector[block][:-1], vector[block][-1]
-            away = (own - common) / spread**2
-            pull[block] = np.append(away, common / COMMON_SPREAD**2 - away.sum())
-            penalty += (own - common) @ away + common**2 / COMMON_SPREAD**2
-        return float(penalty) / 2, pull
 
-    def _shrunk(self, prior: Prior) -> list[tuple[slice, Floats]]:
-        """The blocks there are that have a common mean, each with the spreads ``[K]`` of its own terms."""
-        blocks = self.blocks
-        named = [(blocks.position, prior.position), (blocks.length, prior.length), (blocks.tie, prior.tie)]
-        return [(block, spread) for block, spread in named if block in blocks]
-
-    def _prior_diagonal(self, prior: Prior) -> Floats:
-        found = np.empty(self.blocks.size)
-        found[self.blocks.utility] = prior.utility**-2
-        found[self.blocks.skill] = prior.skill**-2
-        for block, spread in self._shrunk(prior):
-            found[block][:-1] = spread**-2
-            found[block.stop - 1] = COMMON_SPREAD**-2 + (spread**-2).sum()
-        return found
+def own_terms(blocks: Blocks) -> NDArray[np.bool_]:
+    """Which parameters ``[P]`` are an annotator's own: neither a utility nor a common mean."""
+    found = np.ones(blocks.size, np.bool_)
+    found[blocks.utility] = found[blocks.pair] = False
+    for block in (blocks.position, blocks.length, blocks.tie):
+        if block in blocks:
+            found[block.stop - 1] = False
+    return found
 
 
-def _curve(p: Floats) -> Floats:
-    """−d² log-likelihood / dδ² ``[V]`` at probabilities ``[V, 3]``: the variance of ½ for a, −½ for b."""
+def blocks_of(votes: Votes, *, utilities: int, position: bool, length: bool, pair: bool) -> Blocks:
+    """The blocks of a model of these votes; ties are in it if one was given."""
+    n = len(votes.annotators)
+    shrunk = (position, length, bool((votes.choice == TIE).any()))
+    ends = np.cumsum([0, utilities, n, *(n + 1 if there else 0 for there in shrunk), int(pair)]).tolist()
+    parts = [slice(i, j) for i, j in pairwise(ends)]
+    return Blocks(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], ends[-1])
+
+
+def prior_penalty(blocks: Blocks, vector: Floats, prior: Prior) -> tuple[float, Floats]:
+    """−log prior (up to a constant) and its gradient ``[P]``."""
+    pull = np.zeros_like(vector)
+    pull[blocks.utility] = vector[blocks.utility] / prior.utility**2
+    pull[blocks.skill] = (vector[blocks.skill] - 1) / prior.skill**2
+    penalty = vector[blocks.utility] @ pull[blocks.utility] + (vector[blocks.skill] - 1) @ pull[blocks.skill]
+    for block, spread in _shrunk(blocks, prior):
+        own, common = vector[block][:-1], vector[block][-1]
+        away = (own - common) / spread**2
+        pull[block] = np.append(away, common / COMMON_SPREAD**2 - away.sum())
+        penalty += (own - common) @ away + common**2 / COMMON_SPREAD**2
+    if blocks.pair in blocks:
+        pull[blocks.pair] = (vector[blocks.pair] - np.log(prior.utility * np.sqrt(2))) / PAIR_SPREAD**2
+        penalty += float(pull[blocks.pair][0]) ** 2 * PAIR_SPREAD**2
+    return float(penalty) / 2, pull
+
+
+def prior_curvature(blocks: Blocks, prior: Prior) -> sparse.csr_matrix:
+    """−d² log prior ``[P, P]``."""
+    diagonal = np.empty(blocks.size)
+    diagonal[blocks.utility] = prior.utility**-2
+    diagonal[blocks.skill] = prior.skill**-2
+    diagonal[blocks.pair] = PAIR_SPREAD**-2
+    rows, columns, values = [], [], []
+    for block, spread in _shrunk(blocks, prior):
+        diagonal[block][:-1] = spread**-2
+        diagonal[block.stop - 1] = COMMON_SPREAD**-2 + (spread**-2).sum()
+        own, common = np.arange(block.start, block.stop - 1), np.full(len(spread), block.stop - 1)
+        rows += [own, common]
+        columns += [common, own]
+        values += [-(spread**-2)] * 2
+    found = sparse.diags(diagonal).tocsr()
+    if rows:
+        links = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
+        found = found + sparse.csr_matrix(links, shape=found.shape)
+    return found
+
+
+def curve(p: Floats) -> Floats:
+    """−d² log-likelihood / dδ² ``[N]`` at probabilities ``[N, 3]``: the variance of ½ for a, −½ for b."""
     return (p[:, 0] + p[:, 1] - (p[:, 0] - p[:, 1]) ** 2) / 4
+
+
+def _shrunk(blocks: Blocks, prior: Prior) -> list[tuple[slice, Floats]]:
+    """The blocks there are that have a common mean, each with the spreads ``[K]`` of its own terms."""
+    named = [(blocks.position, prior.position), (blocks.length, prior.length), (blocks.tie, prior.tie)]
+    return [(block, spread) for block, spread in named if block in blocks]

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import norm
 
-from tropism.feedback.quality.joint_fit import TOLD_APART, JointFit
+from tropism.feedback.quality.joint_fit import JointFit
 from tropism.feedback.quality.votes import Floats
 
 Kind = Literal["good", "random", "inverted", "position-biased", "length-biased", "unclear"]
@@ -42,7 +42,7 @@ def kinds_of(fit: JointFit, rules: KindRules | None = None) -> list[Kind]:
     votes do not tell the items apart at all, nobody's skill is told from anything.
     """
     rules = rules or KindRules()
-    told = fit.reliability >= TOLD_APART
+    told = fit.told_apart
     width = float(norm.ppf((1 + rules.level) / 2))
     low, high = fit.skill.interval(width)
     position = _surely(fit.position.value, fit.position.error, width)
