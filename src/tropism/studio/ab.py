@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from scipy.special import betaln
 from sqlalchemy.engine import Connection
 
 from tropism.feedback.chance import shuffled
@@ -49,13 +48,17 @@ class Result:
 
 def confidence_sequence(wins: int, losses: int, alpha: float = ALPHA) -> tuple[float, float]:
     """The interval of the win rate that holds at every number of votes at once with probability 1 - alpha."""
-    bound = float(betaln(0.5 + wins, 0.5 + losses) - betaln(0.5, 0.5)) + math.log(alpha)
+    bound = _log_beta(0.5 + wins, 0.5 + losses) - _log_beta(0.5, 0.5) + math.log(alpha)
 
     def inside(p: float) -> bool:
         return _log_likelihood(p, wins, losses) > bound
 
     best = wins / (wins + losses) if wins + losses else 0.5
     return _edge(inside, best, 0.0), _edge(inside, best, 1.0)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
 def _log_likelihood(p: float, wins: int, losses: int) -> float:

@@ -22,6 +22,7 @@ from tropism import __version__
 from tropism.errors import TropismError
 from tropism.studio import accounts, problems
 from tropism.studio.background import Housekeeper
+from tropism.studio.express import Express
 from tropism.studio.guard import Guard
 from tropism.studio.instruments import Instruments
 from tropism.studio.routes import admin, annotate, engineer, lead, operations, pushing, quality, session, tests
@@ -64,6 +65,7 @@ def create_app(folder: Path, settings: StudioSettings | None = None) -> FastAPI:
         app.include_router(module.router, prefix=API, responses=problems.DOCUMENTED)
     app.include_router(operations.router)
     # the last one added is the first one asked
+    app.add_middleware(Express, studio=studio)
     app.add_middleware(Timed, instruments=studio.counters)
     app.add_middleware(
         Guard, names=settings.names, limit=settings.body_limit, bulk_limit=settings.bulk_limit, bulk=BULK

@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from tropism.errors import TropismError
-from tropism.studio import judged
 from tropism.studio.problems import ApiError
 
 REST_S = 20.0
 """A new report is made no sooner than this after the last one."""
 _log = logging.getLogger("tropism.studio")
+
+
+def _report(place: Path | str) -> dict[str, Any]:
+    from tropism.studio import judged  # scipy's statistics take seconds to load: in that process alone
+
+    return judged.report(place)
 
 
 class Assessor:
@@ -46,7 +51,7 @@ class Assessor:
             if stale and self._making is None:
                 if self._pool is None:
                     self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-                self._asked_for, self._making = events, self._pool.submit(judged.report, self.place)
+                self._asked_for, self._making = events, self._pool.submit(_report, self.place)
             return (None if self._made is None else self._made[0]), self._making is not None
 
     def close(self) -> None:

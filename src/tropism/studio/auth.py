@@ -15,7 +15,6 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tropism.digests import digest
 from tropism.studio.guard import SAFE
 from tropism.studio.problems import ApiError
 from tropism.studio.roles import Caller, Role, TokenScope
@@ -65,15 +64,19 @@ def allow(role: Role, scope: TokenScope) -> Callable[..., Awaitable[Caller]]:
     """The dependency that lets through whoever has this role or a higher one, and a token of this scope."""
 
     async def check(caller: Visitor) -> Caller:
-        if caller is None:
-            raise ApiError(401, "not_signed_in", "this needs an account", "sign in, or send a token")
-        if not caller.may(role, scope):
-            what = f"role {caller.role}, scope {caller.scope}"
-            raise ApiError(403, "not_allowed", f"this needs role {role} and scope {scope}; you have {what}")
-        return caller
+        return permit(caller, role, scope)
 
-    check.role, check.scope = role, scope  # type: ignore[attr-defined]  # the tests read them off the routes
     return check
+
+
+def permit(caller: Caller | None, role: Role, scope: TokenScope) -> Caller:
+    """The caller, who may do this. Errors: ApiError, 401 for nobody, 403 for a role or token that does not suffice."""
+    if caller is None:
+        raise ApiError(401, "not_signed_in", "this needs an account", "sign in, or send a token")
+    if not caller.may(role, scope):
+        what = f"role {caller.role}, scope {caller.scope}"
+        raise ApiError(403, "not_allowed", f"this needs role {role} and scope {scope}; you have {what}")
+    return caller
 
 
 Viewer = Annotated[Caller, Depends(allow("viewer", "read"))]
@@ -91,8 +94,8 @@ Admin = Annotated[Caller, Depends(allow("admin", "write"))]
 
 
 def cookie_name(studio: Studio) -> str:
-    """A name of this study's own: browsers send cookies to every port of a host, and two studios may stand on one."""
-    return f"tropism_{digest(str(studio.facts.folder.resolve()))[:10]}"
+    """The name of the session's cookie."""
+    return studio.cookie
 
 
 def set_cookie(response: Response, studio: Studio, request: Request, opened: Opened) -> None:

@@ -9,6 +9,7 @@ import ipaddress
 import json
 import logging
 from collections.abc import Collection
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.responses import Response
@@ -85,15 +86,7 @@ class Guard:
     def _known(self, host: str) -> bool:
         """An address, localhost, or a name of ours: a foreign name that points here (DNS rebinding) is neither."""
         name = _name(host)
-        if name is None:
-            return False
-        if name in self.names:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
+        return name is not None and (name in self.names or _is_address(name))
 
     async def _body(self, scope: Scope, headers: dict[bytes, str], receive: Receive) -> tuple[Response | None, Receive]:
         """Read the body, which is JSON of a bearable size or empty, and hand it on."""
@@ -160,6 +153,16 @@ def _refuse(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
+@lru_cache(maxsize=256)
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=256)
 def _name(host: str) -> str | None:
     """The host of a Host header, without its port; None for what is none."""
     try:

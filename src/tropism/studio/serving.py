@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from tropism.studio.state import Studio
 
 GRACE_S = 5
 BACKLOG = 512
+SWITCH_S = 0.0005
 LISTENS = "studio of"
 """How the line begins that says where it listens."""
 Say = Callable[[str], None]
@@ -50,6 +52,8 @@ def serve(folder: Path, settings: StudioSettings, say: Say) -> None:
                 token, _ = accounts.invite(studio.database, "admin", None, settings.setup_s)
                 say(f"first administrator (this link works once): {url}/#/setup/{token}")
             say(f"{LISTENS} {studio.facts.name}: {url}")
+            # the writer gives the interpreter's lock back at every statement: a busy event loop must not sit on it
+            sys.setswitchinterval(SWITCH_S)
             server(app).run(sockets=[listening])
     finally:
         studio.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from tropism.digests import digest
 from tropism.errors import StoreError
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.queue import Queue, QueueSettings
@@ -52,6 +53,9 @@ class Studio:
     """Set when feedback has come: whoever tells others about it wakes up."""
     solo_account: str | None = None
     setup_needed: bool = False
+    cookie: str = ""
+    """The name of the session's cookie: of this study's own, since browsers send cookies to every port of a host, and
+    two studios may stand on one."""
     _guideline: tuple[float, int | None] = (0.0, None)
 
     @classmethod
@@ -81,6 +85,7 @@ class Studio:
             sessions=Sessions(database, settings.session_s, settings.idle_s),
             presenter=Presenter(database, clips),
             clips=clips,
+            cookie=f"tropism_{digest(str(folder.resolve()))[:10]}",
             assignments=Assignments(database),
             assessor=Assessor(settings.database_url or folder / "study.db"),
         )

@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from tropism.feedback.quality.planner import plan
 from tropism.store import schema
 from tropism.studio import oversight
 from tropism.studio.auth import Here, LeadReads
@@ -38,6 +37,8 @@ def planner(
     alike: Annotated[float, Query(ge=0, le=1)] = 0.5,
 ) -> Response:
     """How many votes tell a win rate of one half plus ``difference`` from one half."""
+    from tropism.feedback.quality.planner import plan  # loads scipy's statistics, which takes seconds
+
     found = asdict(plan(difference, power=power, skill=skill, overlap=overlap, alike=alike))
     return reply({"labels": found["votes"], **found})
 
