@@ -15,7 +15,7 @@ The figures beside it are uniform trust in its usual form (the posterior of a pa
 distribution of its votes) and in its best (made a distribution of votes; or shares with one added to each), and one
 coin per annotator. Intervals: over random splits of the votes, and over topics (drawn whole) of the first split.
 
-    python benchmarks/annotators.py [--data FOLDER] [--seeds 20]
+    python benchmarks/annotators.py [--data FOLDER] [--seeds 12] [--work FOLDER]
     python benchmarks/annotators.py --quick     few seeds; no result file
 
 Left out: people who change, and people who talk to each other.
@@ -24,9 +24,12 @@ Left out: people who change, and people who talk to each other.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,24 +59,33 @@ QUERIES, MOST = 1500, 9
 SPLITS = 5
 
 
-def simulated(seeds: int) -> list[dict[str, Any]]:
-    """One row per setting and seed."""
-    rows = []
-    for name, options in SETTINGS.items():
-        for seed in range(seeds):
-            made = simulate(seed, **options)
-            started = time.perf_counter()
-            fit = fit_jointly(made.votes)
-            seconds = time.perf_counter() - started
-            plain = fit_jointly(made.votes, PLAIN)
-            pairs = Counter(zip(made.kinds, kinds_of(fit), strict=True))
-            rows.append({
-                "setting": name, "seed": seed, "seconds": round(seconds, 4),
-                "correlation": float(np.corrcoef(fit.utility.value, made.utility)[0, 1]),
-                "plain": float(np.corrcoef(plain.utility.value, made.utility)[0, 1]),
-                "kinds": {f"{truth} as {said}": n for (truth, said), n in sorted(pairs.items())},
-            })  # fmt: skip
-    return rows
+def kept(work: Path | None, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``make`` gives, kept in the folder ``work`` if there is one, and not made again."""
+    if work is None:
+        return make()
+    file = work / f"{key.replace(' ', '_').replace(',', '')}.json"
+    if not file.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".partial")
+        unfinished.write_text(json.dumps(make()))
+        unfinished.replace(file)
+    return dict(json.loads(file.read_text()))
+
+
+def simulated(name: str, seed: int) -> dict[str, Any]:
+    """The joint fit, and plain Bradley-Terry, of one simulated crowd."""
+    made = simulate(seed, **SETTINGS[name])
+    started = time.perf_counter()
+    fit = fit_jointly(made.votes)
+    seconds = time.perf_counter() - started
+    plain = fit_jointly(made.votes, PLAIN)
+    pairs = Counter(zip(made.kinds, kinds_of(fit), strict=True))
+    return {
+        "setting": name, "seed": seed, "seconds": round(seconds, 4),
+        "correlation": float(np.corrcoef(fit.utility.value, made.utility)[0, 1]),
+        "plain": float(np.corrcoef(plain.utility.value, made.utility)[0, 1]),
+        "kinds": {f"{truth} as {said}": n for (truth, said), n in sorted(pairs.items())},
+    }  # fmt: skip
 
 
 def kinds_found(rows: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
@@ -208,28 +220,34 @@ def score(chance: Floats, held: Votes) -> tuple[Floats, Floats]:
     return (chance.argmax(1) == held.choice).astype(np.float64), -np.log(np.maximum(said, 1e-6))
 
 
-def real(folder: Path, splits: int) -> dict[str, Any]:
-    """Accuracy and nats of every method over splits; on the first split, differences with intervals over topics."""
+def real(folder: Path, seed: int) -> dict[str, Any]:
+    """Accuracy and nats of every method on one split; on the first, differences with intervals over topics."""
     votes, topic = real_votes(folder)
-    scores: dict[str, list[tuple[float, float]]] = {}
-    differences: dict[str, Any] = {}
-    for seed in range(splits):
-        made, held, rows = one_split(votes, seed)
-        each = {name: score(chance, held) for name, chance in made.items()}
-        for name, (right, nats) in each.items():
-            scores.setdefault(name, []).append((float(right.mean()), float(nats.mean())))
-        if seed:
-            continue
-        for against in ("uniform trust, posterior", "uniform trust, votes", "shares, one added to each"):
-            for i, what in ((0, "accuracy"), (1, "nats")):
-                found = bootstrap_paired(each["joint fit"][i], each[against][i], clusters=topic[rows])
-                differences[f"{what}, joint fit less {against}"] = found.as_json()
+    started = time.perf_counter()
+    made, held, rows = one_split(votes, seed)
+    each = {name: score(chance, held) for name, chance in made.items()}
+    differences = {}
+    for against in ("uniform trust, posterior", "uniform trust, votes", "shares, one added to each"):
+        for i, what in ((0, "accuracy"), (1, "nats")):
+            found = bootstrap_paired(each["joint fit"][i], each[against][i], clusters=topic[rows])
+            differences[f"{what}, joint fit less {against}"] = found.as_json()
     return {
-        "votes": len(votes), "annotators": len(votes.annotators), "items": len(votes.items),
-        "held_out": len(held), "topics": int(topic.max()) + 1, "over_topics": differences,
-        "accuracy": {name: interval([a for a, _ in found]) for name, found in scores.items()},
-        "nats": {name: interval([n for _, n in found]) for name, found in scores.items()},
+        "seed": seed, "votes": len(votes), "annotators": len(votes.annotators), "items": len(votes.items),
+        "held_out": len(held), "topics": int(topic.max()) + 1, "seconds": round(time.perf_counter() - started, 1),
+        "accuracy": {name: float(right.mean()) for name, (right, _) in each.items()},
+        "nats": {name: float(nats.mean()) for name, (_, nats) in each.items()}, "over_topics": differences,
     }  # fmt: skip
+
+
+def summary(splits: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Means over splits with their intervals, and the first split's intervals over topics."""
+    if not splits:
+        return None
+    over = {
+        what: {name: interval([split[what][name] for split in splits]) for name in splits[0][what]}
+        for what in ("accuracy", "nats")
+    }
+    return {**splits[0], **over}
 
 
 def claims_of(rows: list[dict[str, Any]], overlap: list[dict[str, Any]], found: dict[str, Any] | None) -> list[Claim]:
@@ -267,13 +285,16 @@ def claims_of(rows: list[dict[str, Any]], overlap: list[dict[str, Any]], found: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with ukp_convarg1")
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--work", type=Path, help="folder for what is finished; it is not measured again")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     seeds, splits = (2, 1) if options.quick else (options.seeds, SPLITS)
-    rows = simulated(seeds)
-    overlap = [adaptive(seed) for seed in range(seeds)]
-    found = real(options.data, splits) if options.data else None
+    work = None if options.quick else options.work
+    rows = [kept(work, f"{name} {seed}", partial(simulated, name, seed)) for name in SETTINGS for seed in range(seeds)]
+    overlap = [kept(work, f"overlap {seed}", partial(adaptive, seed)) for seed in range(seeds)]
+    numbers = range(splits if options.data else 0)
+    found = summary([kept(work, f"real {seed}", partial(real, options.data, seed)) for seed in numbers])
     claims = claims_of(rows, overlap, found)
     for claim in claims:
         print(f"{claim.name}: {claim.value:.4f} [{claim.low:.4f}, {claim.high:.4f}] {claim.target} {claim.holds}")

@@ -12,9 +12,10 @@ from scipy.stats import binom, binomtest, norm
 
 from tropism.errors import DataError
 from tropism.feedback.quality.joint_fit import Term, fit_jointly
-from tropism.feedback.quality.overlap import OverlapRules, decide, expected_difference, wanted
+from tropism.feedback.quality.overlap import OverlapRules, decide, expected_difference, votes_wanted, wanted
 from tropism.feedback.quality.planner import exact_power, plan, worth
 from tropism.feedback.quality.simulation import simulate
+from tropism.feedback.quality.votes import VotesRead
 
 
 @pytest.mark.parametrize(("n", "rate"), [(5, 0.7), (20, 0.6), (21, 0.6), (150, 0.62)])
@@ -143,6 +144,24 @@ def test_rules_of_a_fit_have_its_spread_and_ties() -> None:
     assert rules.spread == pytest.approx(truth, rel=0.2)
     assert rules.tie == pytest.approx(-0.5, abs=0.15)
     assert OverlapRules.of(fit_jointly(simulate(2).votes)).tie == -np.inf
+
+
+def test_disputed_queries_get_votes_and_agreed_ones_do_not() -> None:
+    made = simulate(3, 1200, kinds=("good",) * 6, per_pair=2)
+    votes = made.votes
+    queries = tuple(f"q{a // 2}" for a in votes.a)
+    read = VotesRead(votes, tuple(str(i) for i in range(len(votes))), queries, {})
+    found = votes_wanted(read, error=0.2, most=3)
+    assert set(found.values()) == {2, 3}
+    split = {queries[i] for i in range(0, len(votes), 2) if votes.choice[i] != votes.choice[i + 1]}
+    assert sum(found[id] == 3 for id in split) > 0.95 * len(split)
+    agreed = [found[id] for id in found if id not in split]
+    assert agreed.count(2) > 0.6 * len(agreed)
+    # where the model says the same as both votes, fewer are asked for; where it says the opposite, more
+    says = {id: 0.9 if votes.choice[2 * i] == 0 else 0.1 for i, id in enumerate(found)}
+    against = {id: 1 - p for id, p in says.items()}
+    counts = [sum(votes_wanted(read, a_wins=a, error=0.2, most=3).values()) for a in (says, None, against)]
+    assert counts[0] < counts[1] < counts[2]
 
 
 def test_unusable_rules_and_votes_are_errors() -> None:

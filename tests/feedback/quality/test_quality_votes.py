@@ -42,6 +42,7 @@ def test_comparisons_become_votes_in_canonical_slots() -> None:
     assert votes.items == tuple(c.id for c in CANDIDATES)
     assert votes.annotators == ("ann", "bob")
     assert found.event_ids == ("e1", "e2", "e3")
+    assert found.query_ids == tuple(each.query.id for each in said)
     np.testing.assert_array_equal(votes.a, [0, 0, 1])
     np.testing.assert_array_equal(votes.b, [1, 1, 2])
     np.testing.assert_array_equal(votes.annotator, [0, 1, 0])

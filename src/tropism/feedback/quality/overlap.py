@@ -10,14 +10,15 @@ Left out: who of several annotators should be asked, and other kinds than compar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import logit
 
 from tropism.errors import DataError
-from tropism.feedback.quality.joint_fit import JointFit
-from tropism.feedback.quality.votes import A_WINS, B_WINS, TIE, Floats, Integers
+from tropism.feedback.quality.joint_fit import JointFit, fit_jointly
+from tropism.feedback.quality.votes import A_WINS, B_WINS, TIE, Floats, Integers, VotesRead
 
 _NODES = 81
 _WIDTH = 5.0  # of the grid, in prior deviations to each side
@@ -115,3 +116,30 @@ def wanted(state: Decided, rules: OverlapRules) -> Integers:
     """How many votes each query should have now ``[Q]``: one more than it has while it is unsure, within the rules."""
     unsure = (state.error > rules.error) & (state.votes < rules.most)
     return np.maximum(state.votes + unsure, rules.least)
+
+
+def votes_wanted(
+    read: VotesRead,
+    *,
+    a_wins: Mapping[str, float] | None = None,
+    trust: float = 1.0,
+    error: float = 0.1,
+    least: int = 1,
+    most: int = 5,
+) -> dict[str, int]:
+    """How many votes each comparison that has one should have now, by query id, for the queue's ``want``.
+
+    Skills, pulls, spread and ties come from one joint fit of all votes. ``a_wins``: the reward model's P(slot a over
+    slot b) by query id, where it has one; ``trust`` as in ``expected_difference``. An annotator of whose skill nothing
+    is known yet counts as the prior has them. Errors: DataError without votes.
+    """  # fmt: skip
+    votes = read.votes
+    fit = fit_jointly(votes)
+    skill, pull = fit.weights(votes)
+    rules = OverlapRules.of(fit, error=error, least=least, most=most)
+    ids = list(dict.fromkeys(read.query_ids))
+    number = {id: i for i, id in enumerate(ids)}
+    query = np.array([number[id] for id in read.query_ids], np.int64)
+    said = expected_difference(np.array([(a_wins or {}).get(id, 0.5) for id in ids]), trust)
+    state = decide(len(ids), query, votes.choice, skill, pull, rules, said)
+    return dict(zip(ids, wanted(state, rules).tolist(), strict=True))

@@ -76,10 +76,11 @@ class Votes:
 
 @dataclass(frozen=True)
 class VotesRead:
-    """Votes with the event each came from, and what was left out by reason."""
+    """Votes with the event and the query each came from, and what was left out by reason."""
 
     votes: Votes
     event_ids: tuple[str, ...]
+    query_ids: tuple[str, ...]
     left_out: Mapping[str, int]
 
 
@@ -95,7 +96,7 @@ def votes_of(judgements: Sequence[Judgement], shown_first: Mapping[str, str] | N
     people: dict[str, int] = {}
     unused: dict[str, int] = {}
     rows: list[tuple[float, ...]] = []
-    ids: list[str] = []
+    ids: list[tuple[str, str]] = []
     for said in judgements:
         kind = str(said.value["kind"])
         choice = said.value["choice"] if kind == "comparison" else kind
@@ -109,12 +110,12 @@ def votes_of(judgements: Sequence[Judgement], shown_first: Mapping[str, str] | N
             raise DataError(f"event {said.event_id} was shown with {slot!r} first", "give the canonical slot a or b")
         longer = _log_length(said.candidates[0]) - _log_length(said.candidates[1])
         rows.append((one, other, who, _CHOICES[choice], 1.0 if slot == "a" else -1.0, longer))
-        ids.append(said.event_id)
+        ids.append((said.event_id, said.query.id))
     table = np.array(rows, np.float64).reshape(-1, 6)
     whole = table[:, :4].astype(np.int64)
     a, b, annotator, choice = (whole[:, column] for column in range(4))
     votes = Votes(tuple(items), tuple(people), a, b, annotator, choice, table[:, 4], table[:, 5])
-    return VotesRead(votes, tuple(ids), unused)
+    return VotesRead(votes, tuple(event for event, _ in ids), tuple(query for _, query in ids), unused)
 
 
 def _log_length(candidate: Candidate) -> float:
