@@ -90,8 +90,8 @@ class Flicker(Dot):
 class Shaped(Dot):
     """Pictures of any shape and type."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: str = "uint8") -> None:
-        super().__init__()
+    def __init__(self, shape: tuple[int, ...], dtype: str = "uint8", render_mode: str | None = None) -> None:
+        super().__init__(render_mode=render_mode)
         self.observation_space = spaces.Box(0, 255, tuple(shape), np.dtype(dtype).type)
 
 

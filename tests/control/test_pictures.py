@@ -14,7 +14,7 @@ from pictures import DOT, PUSHED_DOT, SMALL_DOT, best
 from tropism.control.algorithms import make_agent
 from tropism.control.behaviour_cloning import CloningSettings, behaviour_cloning
 from tropism.control.coverage import coverage
-from tropism.control.demonstrations import PythonExpert, demonstrate
+from tropism.control.demonstrations import PythonExpert, demonstrate, load_demonstrations, save_demonstrations
 from tropism.control.evaluate import evaluate, random_returns
 from tropism.control.fit_reward import RewardSection
 from tropism.control.footage import film
@@ -199,8 +199,10 @@ def test_equal_segments_are_no_question() -> None:
     assert len(made.questions.queries) == before + 1
 
 
-def test_demonstrations_of_pictures_are_cloned() -> None:
+def test_demonstrations_of_pictures_are_cloned(tmp_path: Path) -> None:
     shown = demonstrate(PythonExpert(best), DOT, 20, 0)
+    save_demonstrations(tmp_path, shown)
+    assert load_demonstrations(tmp_path).joined("observations").dtype == np.uint8
     cloned = behaviour_cloning(shown, Environments(DOT, 1, 0), CloningSettings(updates=150, hidden=(16,)), 0)
     assert share(cloned.policy) > 0.7
 

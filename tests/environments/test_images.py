@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import DOT
 from segment_cases import chunks
 from test_rendering import needs_gl
 
+from pictures import DOT
 from tropism.environments.clips import ClipCache
 from tropism.environments.images import averaging, numbers, numbers_size
 from tropism.environments.making import EnvironmentSpec, make
@@ -151,6 +151,7 @@ def test_the_users_reward_reads_the_environments_own_observation(tmp_path: Path)
     ("spec", "problem", "fix"),
     [
         (EnvironmentSpec("Shaped-v0", {"shape": [4, 84, 84]}), "channels first", "channels last"),
+        (EnvironmentSpec("Shaped-v0", {"shape": [4, 84, 84]}, pixels={}), "channels first", "channels last"),
         (EnvironmentSpec("Shaped-v0", {"shape": [4, 20, 3]}), "4 x 20", "8 pixels"),
         (EnvironmentSpec("Shaped-v0", {"shape": [9, 9, 3, 3]}), "observation space Box", "uint8"),
         (EnvironmentSpec("Shaped-v0", {"shape": [9, 9, 3], "dtype": "float32"}), "observation space Box", "uint8"),

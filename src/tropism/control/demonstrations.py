@@ -199,7 +199,8 @@ def _play(environments: Environments, choose: Callable[[Floats, int], Floats], l
         rows["rewards"].append(step.rewards[0])
         terminated = bool(step.terminated[0])
         ended = terminated or bool(step.truncated[0])
-    arrays = {name: np.array(values, np.float32) for name, values in rows.items()}
+    kinds = {"observations": e.observations.dtype, "successors": e.observations.dtype}
+    arrays = {name: np.array(values, kinds.get(name, np.float32)) for name, values in rows.items()}
     length = len(arrays["rewards"])
     total = float(np.sum(arrays["rewards"], dtype=np.float64))
     return Episode(**arrays, times=np.arange(length), length=length, terminated=terminated, returned=total, seed=e.seed)

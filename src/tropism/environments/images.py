@@ -80,7 +80,10 @@ class FromPixels(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], pixels: Pixels, id_: str) -> None:
         super().__init__(env)
         self.pixels, self._id = pixels, id_
-        self._own = picture_of(env.observation_space) is not None
+        own = picture_of(env.observation_space)
+        if own is not None:
+            check_picture(id_, own)
+        self._own = own is not None
         self._close: Callable[[], None] | None = None
         self._frames: deque[Bytes] = deque(maxlen=pixels.stack)
         self._scale: dict[int, NDArray[np.float32]] = {}
