@@ -98,7 +98,7 @@ def clip(studio: Here, caller: AnnotatorReads, id_: str, key: str, file: str) ->
     """A file of the clip that is shown at a place of one's own question."""
     held = studio.assignments.find(id_, caller.pseudonym)
     (shown,) = studio.presenter.shown([held.query])
-    place = int(key) - 1 if key.isdecimal() and len(key) < 3 else -1
+    place = int(key) - 1 if key.isascii() and key.isdecimal() and len(key) < 3 else -1
     segment = shown.clips[held.shown_order[place]] if 0 <= place < len(held.shown_order) else None
     if segment is None:
         raise ApiError(404, "not_found", f"no clip {key!r:.40}", "take the addresses of the item")
