@@ -29,7 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,7 @@ def _stops(error: Floats, threshold: float) -> Integers:
     return enough.argmax(1)
 
 
+@cache
 def real_votes(folder: Path) -> tuple[Votes, Integers]:
     """The corpus in one orientation per pair, and each vote's topic."""
     judgements = to_judgements(read(folder / "ukp_convarg1", format="ukp").records, validation_share=0.0).judgements

@@ -28,30 +28,39 @@ def marginal_errors(curvature: sparse.csc_matrix, eliminated: NDArray[np.bool_],
     inside = curvature[eliminated][:, eliminated].tocsc()
     rest = int((~eliminated).sum())
     _, group = connected_components(inside, directed=False)
-    place = _within(group)
-    width = int(place.max()) + 1
-    if width > largest or rest > largest:
+    if max(int(np.bincount(group).max()), rest) > largest:
         return None
-    across = curvature[eliminated][:, ~eliminated].toarray()
-    solver = splu(inside)
-    reached = solver.solve(across) if rest else across
-    schur = curvature[~eliminated][:, ~eliminated].toarray() - across.T @ reached
-    # one right-hand side asks for one member of every group at once: groups do not reach one another
-    rows = np.arange(len(place))
-    asked = np.zeros((len(place), width))
-    asked[rows, place] = 1.0
-    within = solver.solve(asked)[rows, place]
+    inverse = _by_group(inside, group)
+    within = inverse.diagonal()
+    if not (within > 0).all():
+        raise _saddle()
+    if not rest:
+        return np.sqrt(within)
+    across = curvature[eliminated][:, ~eliminated].tocsr()
+    reached = inverse @ across
+    schur = (curvature[~eliminated][:, ~eliminated] - across.T @ reached).toarray()
     try:
         root = np.linalg.cholesky((schur + schur.T) / 2)
     except np.linalg.LinAlgError as error:
         raise _saddle() from error
-    if not (within > 0).all():
-        raise _saddle()
-    inverse = np.linalg.inv(root)
+    turned = np.linalg.inv(root)
     found = np.empty(len(eliminated))
-    found[~eliminated] = (inverse**2).sum(0)
-    found[eliminated] = within + ((reached @ inverse.T) ** 2).sum(1)
+    found[~eliminated] = (turned**2).sum(0)
+    found[eliminated] = within + ((reached @ turned.T) ** 2).sum(1)
     return np.sqrt(found)
+
+
+def _by_group(matrix: sparse.csc_matrix, group: NDArray[np.int32]) -> sparse.csr_matrix:
+    """The inverse of a matrix that links members of one group only; it links no others either."""
+    place = _within(group)
+    n = len(group)
+    # one right-hand side asks for one member of every group at once: groups do not reach one another
+    asked = np.zeros((n, int(place.max()) + 1))
+    asked[np.arange(n), place] = 1.0
+    solved = splu(matrix).solve(asked)
+    member = sparse.csr_matrix((np.ones(n), (np.arange(n), group)))
+    rows, columns = (member @ member.T).nonzero()
+    return sparse.csr_matrix((solved[rows, place[columns]], (rows, columns)), shape=(n, n))
 
 
 def _within(group: NDArray[np.int32]) -> NDArray[np.int64]:
