@@ -11,7 +11,8 @@ export interface Annotator {
   id: string;
   kind: string;
   votes: number;
-  skill: Estimate;
+  effective: number | null;
+  skill: Estimate | null;
   position: Estimate | null;
   length: Estimate | null;
 }
@@ -24,5 +25,6 @@ export interface Quality {
   swap?: Estimate | null;
   gold?: Estimate | null;
   cycles?: Estimate | null;
-  outliers?: { person: string; seconds: number }[];
+  outliers?: { person: string; query: string; seconds: number; hasty: boolean }[];
+  computing?: boolean;
 }
