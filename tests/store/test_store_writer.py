@@ -174,6 +174,37 @@ def test_a_deadlock_is_tried_again(tmp_path: Path) -> None:
         assert sorted(tries.values()) == [1, 2]
 
 
+def test_connections_that_broke_while_they_rested_are_no_error(tmp_path: Path) -> None:
+    with new_database("postgresql", tmp_path) as database:
+        writer = GroupWriter(database)
+        assert writer.run(lambda rows: rows.run(INSERT, "a", "{}")) == 1
+        with database.write() as connection:
+            connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        assert writer.run(lambda rows: rows.run(INSERT, "b", "{}")) == 1
+        assert ids(database) == {"a", "b"}
+
+
+def test_a_key_that_somebody_was_quicker_to_insert_is_seen_the_next_time(tmp_path: Path) -> None:
+    with new_database("postgresql", tmp_path) as database:
+        writer, meet = GroupWriter(database), threading.Barrier(2)
+        tries: list[int] = []
+
+        def job(rows: Rows) -> int:
+            found = rows.one("SELECT count(*) FROM tasks")
+            assert found is not None
+            tries.append(found[0])
+            if len(tries) <= 2:
+                meet.wait(10)
+            return rows.run(INSERT, f"t{found[0]}", "{}")
+
+        assert [future.result(30) for future in [writer.submit(job), writer.submit(job)]] == [1, 1]
+        assert ids(database) == {"t0", "t1"}
+        assert tries == [0, 0, 1]
+
+
 def test_turns_go_to_whoever_has_waited_longest() -> None:
     turns, order = Turns(), list[int]()
     assert turns.acquire()

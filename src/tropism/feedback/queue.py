@@ -148,7 +148,7 @@ class Queue:
         """
 
         def job(rows: Rows) -> Submitted:
-            held = queue_answers.load(rows, assignment_id, teacher_id)
+            held = queue_answers.load(rows, assignment_id, teacher_id, submission_id)
             prepared = queue_answers.prepare(self._claims.query(rows, held.query_id), held, answers)
             now, undo_s = self._clock(), self.settings.undo_s
             stored = queue_answers.submit(rows, held, submission_id, prepared, now, undo_s)
@@ -164,7 +164,7 @@ class Queue:
         """Pass over a question for good; idempotent like ``submit``. Errors: NotYours; AlreadyAnswered."""
 
         def job(rows: Rows) -> Submitted:
-            held = queue_answers.load(rows, assignment_id, teacher_id)
+            held = queue_answers.load(rows, assignment_id, teacher_id, submission_id)
             stored = queue_answers.skip(rows, held, submission_id, self._clock(), self.settings.undo_s)
             if also is not None and not stored.again:
                 also(rows)
@@ -196,7 +196,7 @@ class Queue:
             if before is None:
                 id_ = digest(["adjudication", query_id, teacher_id, submission_id])[:24]
                 self._claims.open_adjudication(rows, id_, query_id, teacher_id, self._clock())
-            held = queue_answers.load(rows, id_ if before is None else before[0], teacher_id)
+            held = queue_answers.load(rows, id_ if before is None else before[0], teacher_id, submission_id)
             prepared = queue_answers.prepare(self._claims.query(rows, query_id), held, answers)
             return queue_answers.submit(rows, held, submission_id, prepared, self._clock(), self.settings.undo_s)
 

@@ -28,9 +28,9 @@ SELECT p.erased_at, (SELECT max(a.ordinal) FROM assignments a WHERE a.teacher_id
 FROM teachers t LEFT JOIN people p ON p.pseudonym = t.id WHERE t.id = ?
 """
 _HELD = """
-SELECT a.id, a.query_id, a.purpose, a.shown_order, a.status, d.body, q.kind
+SELECT a.id, a.query_id, a.purpose, a.shown_order, a.status, d.body, q.kind, a.ordinal
 FROM assignments a JOIN queries q ON q.id = a.query_id LEFT JOIN drafts d ON d.assignment_id = a.id
-WHERE a.teacher_id = ? AND a.status IN ('open', 'expired') ORDER BY a.ordinal
+WHERE a.teacher_id = ? AND a.status IN ('open', 'expired')
 """
 _RENEW = "UPDATE assignments SET heartbeat_at = ?, expires_at = ? WHERE id = ?"
 _REVIVE = "UPDATE assignments SET status = 'open', placed = ?, heartbeat_at = ?, expires_at = ? WHERE id = ?"
@@ -138,6 +138,7 @@ class Claims:
         until = now + self.settings.lease_s
         # locked before any query is, and queries in one order: so two transactions never wait for one another
         theirs = rows.all(f"{_HELD} FOR UPDATE OF a" if rows.postgres else _HELD, teacher_id)
+        theirs.sort(key=lambda row: row[7])  # not in SQL: for an order SQLite would read all that a person ever did
         wanted = [row for row in theirs if kinds is None or row[6] in kinds][:count]
         lost = set()
         for id_, query_id, purpose, _, status, *_ in sorted(wanted, key=lambda row: row[1]):
@@ -150,7 +151,7 @@ class Claims:
                 id_, self.query(rows, query_id), tuple(from_json(order)), purpose, until,
                 None if draft is None else from_json(draft),
             )
-            for id_, query_id, purpose, order, _, draft, _ in wanted if id_ not in lost
+            for id_, query_id, purpose, order, _, draft, *_ in wanted if id_ not in lost
         ]  # fmt: skip
 
     def _revive(self, rows: Rows, id_: str, query_id: str, purpose: str, now: float, until: float) -> bool:
@@ -239,12 +240,9 @@ def due(settings: QueueSettings, teacher_id: str, ordinal: int) -> Literal["gold
 
 
 def check_person(rows: Rows, teacher_id: str) -> int:
-    """The number of a person's next question, from 0. Errors: DataError if nobody goes by this id, or they have left.
-
-    On PostgreSQL it also makes one person's claims wait for one another, as SQLite's single writer does.
-    """
-    if rows.postgres:
-        rows.run("SELECT 1 FROM teachers WHERE id = ? FOR NO KEY UPDATE", teacher_id)
+    """The number of a person's next question, from 0. Two claims of one person at once find the same number; the
+    later one is refused its assignment's id, and done again. Errors: DataError if nobody goes by this id, or they have
+    left."""
     found = rows.one(_PERSON, teacher_id)
     if found is None:
         raise DataError(f"no teacher {teacher_id!r} in this study", "register the person first")

@@ -50,7 +50,8 @@ class Database:
         self.engine = engine
         self.timeout_s = timeout_s
         self.is_server = engine.dialect.name == "postgresql"
-        self.place: Path | str = server.shown(str(engine.url)) if self.is_server else path
+        self.place: Path | str = server.shown(_plain(engine.url)) if self.is_server else path
+        self._quick = server.make_engine(_plain(engine.url), ping=False) if self.is_server else engine
         self._turns = Turns()
         self._writing = threading.local()
 
@@ -168,9 +169,10 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A transaction for statements that are safe beside other writers by themselves (constraints, row locks). On a
-        server many run at once; on SQLite it is ``write``."""
+        server many run at once, and the first statement may fail on a connection that has broken while it rested; on
+        SQLite it is ``write``."""
         if self.is_server:
-            with as_store_error(self.place), self.engine.begin() as connection:
+            with as_store_error(self.place), self._quick.begin() as connection:
                 yield connection
             return
         with self.write() as connection:
@@ -225,6 +227,7 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+        self._quick.dispose()
 
     def _busy(self, timeout_s: float, who: str) -> BusyError:
         return BusyError(
@@ -249,6 +252,10 @@ def insert_new(connection: Connection, table: sa.Table, rows: Sequence[Mapping[s
     insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
     keys = [column.name for column in table.primary_key.columns]
     connection.execute(insert.on_conflict_do_nothing(index_elements=keys), list(rows))
+
+
+def _plain(url: sa.URL) -> str:
+    return url.render_as_string(hide_password=False)
 
 
 def _is_older(current: str | None, place: Path | str) -> bool:

@@ -26,6 +26,7 @@ class Rows:
             raise StoreError("the connection to the database is closed", "open the study again")
         self.connection = connection
         self.postgres = connection.dialect.name == "postgresql"
+        self.done = 0  # statements that have been answered
         self._cursor = driver.cursor()
 
     def all(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -46,9 +47,9 @@ class Rows:
         self._cursor.executemany(_for_postgres(statement) if self.postgres else statement, values)
 
     def _run(self, statement: str, values: tuple[Any, ...]) -> Any:
-        if self.postgres:
-            return self._cursor.execute(_for_postgres(statement), values)
-        return self._cursor.execute(statement, values)
+        found = self._cursor.execute(_for_postgres(statement) if self.postgres else statement, values)
+        self.done += 1
+        return found
 
 
 def to_json(value: Any) -> str:

@@ -51,8 +51,9 @@ def note_address(path: Path, url: str) -> None:
     sync_path(file.parent)
 
 
-def make_engine(url: str) -> Engine:
-    """An engine for an address. Errors: StoreError if it is none of a PostgreSQL server, or psycopg is missing."""
+def make_engine(url: str, ping: bool = True) -> Engine:
+    """An engine for an address. ``ping``: a connection that rested is tried before it is used, which costs a question
+    to the server each time. Errors: StoreError if it is none of a PostgreSQL server, or psycopg is missing."""
     if not is_address(url):
         raise StoreError(f"{url!r} is no address of a PostgreSQL server", "give postgresql://USER@HOST/NAME")
     try:
@@ -71,7 +72,7 @@ def make_engine(url: str) -> Engine:
         pool_size=CONNECTIONS,
         max_overflow=0,  # whoever asks for more waits for a connection, and does not burden the server
         pool_timeout=30,
-        pool_pre_ping=True,  # a server that was started anew is no error
+        pool_pre_ping=ping,  # a server that was started anew is no error
         connect_args={"application_name": "tropism", "connect_timeout": 10},
     )
 

@@ -172,7 +172,7 @@ sa.Index("ix_assignments_person", assignments.c.teacher_id, assignments.c.ordina
 sa.Index(
     "ix_assignments_held",
     assignments.c.teacher_id,
-    assignments.c.ordinal,
+    assignments.c.status,  # looked for: else SQLite would take ix_assignments_person and read all a person ever did
     **_where("status IN ('open', 'expired')"),
 )
 sa.Index("ix_assignments_expiry", assignments.c.expires_at, **_where("status = 'open'"))

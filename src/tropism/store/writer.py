@@ -3,7 +3,8 @@
 On SQLite every commit waits for the disk, and only one can be under way; so a thread takes whatever jobs wait, gives
 each a savepoint of its own (one that fails leaves the others alone), commits once, and tells everyone. A job is done
 only when it is on the disk. On PostgreSQL, which lets many write at once, each job is a transaction of its own in the
-caller's thread, done again where the server took it back (a deadlock, a serialisation failure).
+caller's thread, done again where the server took it back (a deadlock, a serialisation failure) or the connection had
+broken before anything was done.
 
 Left out: jobs that take long; everybody behind them waits. Imports and training write by ``Database.write``.
 """
@@ -21,7 +22,6 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 
 from tropism.errors import StoreError
-from tropism.store import server
 from tropism.store.database import Database
 from tropism.store.failures import as_store_error
 from tropism.store.rows import Rows
@@ -31,6 +31,8 @@ _T = TypeVar("_T")
 _IDLE_S = 5.0
 """The thread ends when nobody writes for so long; the next job starts another."""
 _TRIES = 5
+_AT_ONCE = 8
+"""Transactions that one process has on a server at once: more of them wait for one another there and here."""
 
 
 class _Waiting(Generic[_T]):
@@ -72,6 +74,7 @@ class GroupWriter:
         self._mutex = threading.Lock()
         self._thread: threading.Thread | None = None
         self._pool: ThreadPoolExecutor | None = None
+        self._places = threading.BoundedSemaphore(_AT_ONCE)
 
     def run(self, job: Callable[[Rows], _T]) -> _T:
         """Do a job and come back when it is durable, with what it gave. Errors: the job's own, and the database's."""
@@ -84,7 +87,7 @@ class GroupWriter:
         if self.database.is_server:
             with self._mutex:
                 if self._pool is None:
-                    self._pool = ThreadPoolExecutor(server.CONNECTIONS, "writer")
+                    self._pool = ThreadPoolExecutor(_AT_ONCE, "writer")
             return self._pool.submit(self._run_alone, job)
         waiting = _Waiting(job)
         with self._mutex:
@@ -127,18 +130,24 @@ class GroupWriter:
             waiting.tell()
 
     def _run_alone(self, job: Callable[[Rows], _T]) -> _T:
-        for tried in range(1, _TRIES + 1):
+        tried = 0
+        while True:
+            rows = None
             try:
-                with self.database.transaction() as connection:
-                    return job(Rows(connection))
+                with self._places, self.database.transaction() as connection:
+                    rows = Rows(connection)
+                    return job(rows)
             except Exception as error:
-                if tried == _TRIES or not _may_be_tried_again(error):
+                tried += 1
+                untouched = rows is not None and rows.done == 0 and isinstance(error, StoreError)
+                if tried == _TRIES or not (untouched or _may_be_tried_again(error)):
                     raise
                 time.sleep(0.005 * tried)
-        raise StoreError("a job was tried no time", "report this")
 
 
 def _may_be_tried_again(error: BaseException) -> bool:
-    """Whether the server took back a transaction that will do when it is alone: what SQLSTATE 40xxx says."""
+    """Whether a transaction will do, or say better what is wrong, when it is done again: the server took it back
+    (SQLSTATE 40xxx), or somebody was quicker to insert the same key (23505), which it will see next time."""
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    return str(getattr(cause, "sqlstate", "") or "").startswith("40")
+    state = str(getattr(cause, "sqlstate", "") or "")
+    return state.startswith("40") or state == "23505"

@@ -170,7 +170,7 @@ def _indexes_of_assignments() -> None:
     op.create_index(
         "ix_assignments_held",
         "assignments",
-        ["teacher_id", "ordinal"],
+        ["teacher_id", "status"],
         unique=False,
         sqlite_where=sa.text("status IN ('open', 'expired')"),
         postgresql_where=sa.text("status IN ('open', 'expired')"),
