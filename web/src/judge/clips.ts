@@ -1,4 +1,5 @@
 // Clips of the items ahead are fetched whole before they are shown: then every frame can be reached at once.
+import { here } from "../lib/api";
 import type { Clip, Item } from "../lib/types";
 
 /** A clip in memory. `rate`: pictures per second. */
@@ -13,7 +14,7 @@ const fetched = new Map<string, Promise<Fetched>>();
 /** The address of the form that this browser plays. */
 export function playable(clip: Clip): string {
   const probe = document.createElement("video");
-  return probe.canPlayType('video/mp4; codecs="avc1.640028"') === "" ? clip.vp9 : clip.h264;
+  return probe.canPlayType('video/mp4; codecs="avc1.640028"') === "" ? here(clip.vp9) : here(clip.h264);
 }
 
 /** The whole clip. Errors: Error where it cannot be had; asking again tries again. */
@@ -21,7 +22,7 @@ export function clipOf(clip: Clip): Promise<Fetched> {
   const address = playable(clip);
   let found = fetched.get(address);
   if (found === undefined) {
-    found = fetchWhole(address, clip.about);
+    found = fetchWhole(address, here(clip.about));
     found.catch(() => fetched.delete(address));
     fetched.set(address, found);
   }

@@ -4,7 +4,7 @@ import { post, Refused } from "../lib/api";
 import { problemOf, type Problem } from "../lib/problem";
 import { session } from "../lib/session.svelte";
 import { load, save } from "../lib/stored";
-import type { Draft, Empty, Item, Kind, Remark, Stored, Submission } from "../lib/types";
+import type { Draft, Empty, Item, Remark, Stored, Submission } from "../lib/types";
 import { text } from "../strings/index.svelte";
 import { forgetClips, warmClips } from "./clips";
 import { draftOf, dropDraft, keepDraft } from "./drafts";
@@ -37,7 +37,6 @@ class Desk {
   remarks = $state.raw<Remark[]>([]);
   /** What the item's form held when it came on screen, and what was entered since. */
   form: Record<string, unknown> = {};
-  private kinds: Kind[] | undefined;
   private timers: ReturnType<typeof setInterval>[] = [];
   private open = false;
   private again = false;
@@ -56,8 +55,7 @@ class Desk {
   }
 
   /** Take up work: what lay on this tab's desk before a reload first. Returns what ends it. */
-  start(kinds?: Kind[]): () => void {
-    this.kinds = kinds;
+  start(): () => void {
     this.open = true;
     const held = load<{ account: string; items: Item[] } | null>(sessionStorage, "held", null);
     if (held !== null && held.account === session.account?.id) {
@@ -65,6 +63,7 @@ class Desk {
       this.items.forEach(warmClips);
     }
     outbox.onStored = (entry, stored) => this.stored(entry, stored);
+    outbox.onRefused = (entry) => this.refused(entry);
     this.shown();
     void this.beat().then(() => this.fill());
     this.timers = [
@@ -158,8 +157,7 @@ class Desk {
     this.again = false;
     try {
       // what this person holds already comes first, so the whole desk is asked for
-      const body = this.kinds === undefined ? { count: 1 + AHEAD } : { count: 1 + AHEAD, kinds: this.kinds };
-      const claimed = await post<{ items: Item[]; empty: Empty | null }>("queue/claim", body);
+      const claimed = await post<{ items: Item[]; empty: Empty | null }>("queue/claim", { count: 1 + AHEAD });
       const here = new Set(this.items.map((item) => item.assignment));
       const fresh = claimed.items.filter(
         ({ assignment }) => !here.has(assignment) && !this.gone.has(assignment) && !outbox.has(assignment),
@@ -209,6 +207,20 @@ class Desk {
 
   private stored(entry: Entry, stored: Stored): void {
     if (entry.action === "submit" && stored.late) this.said = text().judge.late;
+  }
+
+  /** What was entered is a draft again, for when the item comes back. */
+  private refused(entry: Entry): void {
+    const at = this.done.find((one) => one.item.assignment === entry.assignment);
+    if (at?.draft != null) keepDraft(entry.assignment, at.draft);
+    this.done = this.done.filter((one) => one !== at);
+  }
+
+  /** Put a refused answer aside; the item comes back, if it may still be answered. */
+  discard(entry: Entry): void {
+    outbox.discard(entry);
+    this.gone.delete(entry.assignment);
+    void this.fill();
   }
 
   private tick(): void {

@@ -25,6 +25,7 @@ class Outbox {
   /** When the next try is due, in ms of the browser's clock; 0 when none is planned. */
   next = $state(0);
   onStored: (entry: Entry, stored: Stored) => void = () => undefined;
+  onRefused: (entry: Entry) => void = () => undefined;
   private sending: string | null = null;
   private timer = 0;
   private wait = FIRST_WAIT_MS;
@@ -112,6 +113,7 @@ class Outbox {
       const refused = { ...entry, refused: { what: error.message, fix: error.fix } };
       keep(refused);
       this.entries = this.entries.map((one) => (one === entry ? refused : one));
+      this.onRefused(refused);
       return true;
     }
     if (!(error instanceof Refused || error instanceof Unreachable)) throw error;

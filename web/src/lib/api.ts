@@ -63,6 +63,9 @@ function refusal(status: number, text: string): Refused {
 export const get = <T>(path: string): Promise<T> => call<T>("GET", path);
 export const post = <T>(path: string, body: unknown = {}): Promise<T> => call<T>("POST", path, body);
 
+/** An address that the studio gave, relative to the page as all others are. */
+export const here = (address: string): string => address.replace(/^\//, "");
+
 /** A query string of what is given; empty values are left out. */
 export function query(values: Record<string, string | number | undefined>): string {
   const given = Object.entries(values).filter(([, value]) => value !== undefined && value !== "");

@@ -112,8 +112,8 @@ export interface Submission {
 
 /** What may come along with any answer. */
 export interface Remark {
-  kind: "correction" | "critique" | "demonstration";
-  value: { candidate?: string; span?: [number, number] };
+  kind: "correction" | "critique";
+  value: { candidate: string; span?: [number, number] };
   text: string;
 }
 

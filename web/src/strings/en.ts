@@ -164,7 +164,7 @@ export const en = {
     remarks: "Remarks",
     remarks_about: "Sent together with your answer.",
     add: "Add",
-    remark_kind: { critique: "Criticise", correction: "Correct", demonstration: "Write a better one" },
+    remark_kind: { critique: "Criticise", correction: "Correct" },
     remark_count: (n: number) => (n === 1 ? "1 remark" : `${n} remarks`),
     // tools
     skip: "Skip",

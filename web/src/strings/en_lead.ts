@@ -84,7 +84,7 @@ export const leadEn = {
     shown: "Shown as numbers",
   },
   disagreements: {
-    about: "Queries on which people do not agree, least agreement first.",
+    about: "Queries on which people do not agree. Your decision settles what counts.",
     share: (percent: string) => `largest group: ${percent}`,
     votes: "Votes",
     adopt: "Adopt",

@@ -152,7 +152,7 @@ export const zh: Strings = {
     remarks: "附言",
     remarks_about: "与你的回答一起提交。",
     add: "添加",
-    remark_kind: { critique: "评论", correction: "修改", demonstration: "写一个更好的" },
+    remark_kind: { critique: "评论", correction: "修改" },
     remark_count: (n) => `${n} 条附言`,
     skip: "跳过",
     undo: "撤销",

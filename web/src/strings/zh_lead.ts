@@ -78,7 +78,7 @@ export const leadZh: Strings["lead"] = {
     shown: "以数值显示",
   },
   disagreements: {
-    about: "意见不一的题目，分歧最大的在前。",
+    about: "意见不一的题目。以你的裁决为准。",
     share: (percent) => `最大一组：${percent}`,
     votes: "投票",
     adopt: "采纳",
