@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tropism.studio.markdown import LONGEST, SHOWN, cut, plain, render
+from tropism.studio.markdown import _PLAIN, LONGEST, SHOWN, _parser, cut, plain, render
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -123,6 +123,25 @@ def test_markdown_is_rendered() -> None:
         assert tag in tags
 
 
+@pytest.mark.parametrize(
+    "text", ["a plain answer, no more.", "A (b) c: 3.5 % of $4?", "x - y + z = 1/2; done", "It's so"]
+)
+def test_plain_text_is_what_the_parser_makes_of_it(text: str) -> None:
+    assert _PLAIN.fullmatch(text)
+    assert Seen(render(text)).text == Seen(_parser().render(text)).text == f"{text}\n"
+    assert [tag for tag, _ in check(render(text)).tags] == ["p"]
+    for other in (
+        f"{text}*",
+        f"- {text}",
+        f"1. {text}",
+        f"{text}\n{text}",
+        f"<{text}",
+        f"{text}\u200b.",
+        f"    {text}",
+    ):
+        assert not _PLAIN.fullmatch(other)
+
+
 def test_a_link_says_where_it_leads() -> None:
     seen = check(render("[your bank](https://evil.example/login) and <https://plain.example>"))
     assert "https://evil.example/login" in seen.text
@@ -160,4 +179,4 @@ def test_a_long_text_is_plain_and_a_longer_one_cut() -> None:
     assert render("# x " * LONGEST).startswith("<pre># x")
     assert cut("x" * SHOWN) is None
     assert cut("x" * (SHOWN + 5)) == SHOWN + 5
-    assert len(Seen(render("x" * (SHOWN + 5))).text) == SHOWN
+    assert len(Seen(render("x" * (SHOWN + 5))).text.strip()) == SHOWN

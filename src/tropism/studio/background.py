@@ -1,4 +1,4 @@
-"""What a studio does beside answering: leases that ran out, sealing the chain, telling other programs.
+"""What a studio does beside answering: leases that ran out, questions made ready, sealing, telling other programs.
 
 One thread, woken by votes and by the clock; it never holds a request. What fails is written to the log and tried again
 at the next turn; a bug ends the thread, and ``/healthz`` says so. Left out: curves and the stream (``stream.py``),
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 
 import sqlalchemy as sa
 
@@ -18,6 +17,8 @@ from tropism.studio.state import Studio
 from tropism.studio.webhooks import Deliverer
 
 TURN_S = 1.0
+WARMED = 500
+"""Questions made ready in one turn."""
 _log = logging.getLogger("tropism.studio")
 
 
@@ -47,7 +48,8 @@ class Housekeeper:
 
     def turn(self) -> None:
         """Everything once."""
-        self.studio.queue.expire(time.time())
+        self.studio.queue.counts()  # takes in what the study asks, and frees what has run out
+        self.studio.presenter.warm(WARMED)
         self.studio.log.seal()
         self.deliverer.turn()
 

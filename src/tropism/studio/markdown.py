@@ -37,6 +37,8 @@ _UNSEEN: Final = re.compile(
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 """Controls (but tab and newline), soft hyphens, fillers, zero-width and bidirectional characters, tags."""
+_PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9 ,.;:?()'%/$=+-]*[A-Za-z0-9,.;:?)%]")
+"""One paragraph in which nothing is Markdown, nothing unseen and nothing to be escaped: it need not be parsed."""
 _JOINERS: Final = "\u200c\u200d"
 _TAG: Final = re.compile(r"(<[^>]*>)")
 
@@ -45,6 +47,8 @@ _TAG: Final = re.compile(r"(<[^>]*>)")
 def render(text: str) -> str:
     """A text's HTML, safe to put into a page. Beyond ``SHOWN`` characters it is cut; see ``cut``."""
     shown = text[:SHOWN]
+    if _PLAIN.fullmatch(shown):
+        return f"<p>{shown}</p>\n"
     if len(shown) > LONGEST:
         return _reveal(f"<pre>{html.escape(shown)}</pre>")
     return _reveal(nh3.clean(
@@ -67,9 +71,16 @@ def plain(text: str) -> str:
     return _UNSEEN.sub(lambda found: f"⟦{ord(found[0]):04X}⟧", text)
 
 
+class _Parser(MarkdownIt):
+    """Links lead to the web or to mail, and say so: no script, no file, no address that hangs on this page's own."""
+
+    def validateLink(self, url: str) -> bool:
+        return re.match(r"(?:https?://|mailto:)\S", url, re.IGNORECASE) is not None
+
+
 @cache
 def _parser() -> MarkdownIt:
-    made = MarkdownIt("commonmark", {"html": False, "maxNesting": 20}).enable(["table", "strikethrough"])
+    made = _Parser("commonmark", {"html": False, "maxNesting": 20}).enable(["table", "strikethrough"])
     made.disable(["image", "html_block", "html_inline"])
     made.add_render_rule("link_close", _link_close)
     return made

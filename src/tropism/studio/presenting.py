@@ -14,8 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tropism.feedback.projection import read_candidates, read_tasks
+import sqlalchemy as sa
+
+from tropism.feedback.projection import read_candidates, read_queries, read_tasks
 from tropism.feedback.records import Candidate, Query, Task
+from tropism.store import schema
 from tropism.store.database import Database
 from tropism.studio.clips import Clips
 from tropism.studio.markdown import SHOWN, cut, render
@@ -23,7 +26,7 @@ from tropism.studio.markdown import SHOWN, cut, render
 if TYPE_CHECKING:
     from tropism.feedback.queue import Claimed
 
-KEPT = 4096
+KEPT = 8192
 DEFAULT_FORMS: Mapping[str, Mapping[str, Any]] = {
     "rating": {"aspects": [{"name": "overall", "scale": [1, 5]}]},
     "label": {"labels": ["good"]},
@@ -67,6 +70,22 @@ class Presenter:
                 while len(self._kept) > KEPT:
                     self._kept.popitem(last=False)
         return [found[query.id] for query in queries]
+
+    def warm(self, most: int) -> int:
+        """Make what will be asked next, at most ``most`` of it, before anybody waits for it; returns how much that was.
+
+        Reading and rendering a question takes longer than giving it out.
+        """
+        state = schema.query_state
+        wanting = sa.select(state.c.query_id).where(state.c.taken < state.c.wanted)
+        soonest = wanting.order_by(state.c.priority, state.c.taken, state.c.seq).limit(KEPT // 2)
+        with self.database.read() as connection:
+            ids = connection.execute(soonest).scalars().all()
+            with self._lock:
+                missing = [id_ for id_ in ids if id_ not in self._kept][:most]
+            queries = read_queries(connection, missing)
+        self.shown(list(queries.values()))
+        return len(missing)
 
     def item(self, claimed: Claimed, shown: Shown, guideline: int | None) -> dict[str, Any]:
         """A claimed question as the interface gives it."""
