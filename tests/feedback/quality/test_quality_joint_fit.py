@@ -154,8 +154,9 @@ def test_without_annotator_terms_it_is_bradley_terry() -> None:
     np.testing.assert_allclose(fit_jointly(cast, plain).utility.value, other - other.mean(), atol=2e-3)
 
 
-def test_the_names_of_the_sides_do_not_matter() -> None:
-    cast = simulate(4, 1500, 15, tie=-0.5).votes
+@pytest.mark.parametrize("per_pair", [0, 3])
+def test_the_names_of_the_sides_do_not_matter(per_pair: int) -> None:
+    cast = simulate(4, 1500, 15, tie=-0.5, per_pair=per_pair).votes
     turned = replace(
         cast, a=cast.b, b=cast.a, first=-cast.first, length=-cast.length,
         choice=np.where(cast.choice == TIE, TIE, 1 - cast.choice),
@@ -210,13 +211,16 @@ def test_predictions_are_calibrated_on_votes_it_has_not_seen() -> None:
     assert gain > 0.2
 
 
-def test_weights_give_the_predictions_again() -> None:
+def test_evidence_gives_the_predictions_again() -> None:
     cast = simulate(12, 2000, 20, tie=-0.5).votes
     fit = fit_jointly(cast)
-    skill, pull = fit.weights(cast)
-    delta = skill * (fit.utility.value[cast.a] - fit.utility.value[cast.b]) + pull
+    found = fit.evidence(cast)
+    delta = found.skill * (fit.utility.value[cast.a] - fit.utility.value[cast.b]) + found.pull
     chance = fit.predict(cast)
     np.testing.assert_allclose(np.log(chance[:, 0] / chance[:, 1]), delta, atol=1e-9)
+    np.testing.assert_allclose(found.skill_error, fit.skill.error[cast.annotator])
+    longest = np.abs(cast.length).argmax()
+    assert found.pull_error[longest] > fit.position.error[cast.annotator[longest]]
 
 
 def test_a_few_good_annotators_among_random_ones_set_the_scale() -> None:

@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from scipy.stats import binom, binomtest, norm
 
 from tropism.errors import DataError
-from tropism.feedback.quality.joint_fit import Term, fit_jointly
+from tropism.feedback.quality.joint_fit import Evidence, Term, fit_jointly
 from tropism.feedback.quality.overlap import OverlapRules, decide, expected_difference, votes_wanted, wanted
 from tropism.feedback.quality.planner import exact_power, plan, worth
 from tropism.feedback.quality.simulation import simulate
@@ -73,27 +73,38 @@ def test_worth_of_simulated_annotators_is_near_the_truth() -> None:
     assert np.mean(shares) == pytest.approx(1.0, abs=0.15)
 
 
-def integral(votes: list[tuple[int, float, float]], mean: float, spread: float, tie: float) -> float:
-    """P(δ > 0) by adaptive quadrature."""
+def integral(votes: list[tuple[int, float, float]], mean: float, spread: float, tie: float, doubt: float) -> float:
+    """P(δ > 0) by adaptive quadrature; skills and pulls have the standard error ``doubt``, each vote on its own."""
+
+    def chance(choice: int, delta: float) -> float:
+        weights = [math.exp(delta / 2), math.exp(-delta / 2), math.exp(tie)]
+        return weights[choice] / sum(weights)
 
     def density(d: float) -> float:
         total = norm.pdf(d, mean, spread)
         for choice, skill, pull in votes:
-            half = (skill * d + pull) / 2
-            weights = [math.exp(half), math.exp(-half), math.exp(tie)]
-            total *= weights[choice] / sum(weights)
+            wide = doubt * math.hypot(d, 1.0)
+            points = [(-1.0, 1 / 6), (0.0, 2 / 3), (1.0, 1 / 6)]
+            total *= sum(w * chance(choice, skill * d + pull + x * math.sqrt(3) * wide) for x, w in points)
         return float(total)
 
     low, high = mean - 9 * spread, mean + 9 * spread
     return float(quad(density, 0, high, limit=200)[0] / quad(density, low, high, limit=200, points=[0.0, mean])[0])
 
 
-def state(votes: list[tuple[int, float, float]], rules: OverlapRules, mean: float = 0.0) -> Any:
+def known(skill: Any, pull: Any, doubt: float = 0.0) -> Evidence:
+    """Annotators of these terms, all with one standard error."""
+    skill, pull = np.asarray(skill, np.float64), np.asarray(pull, np.float64)
+    return Evidence(skill, np.full_like(skill, doubt), pull, np.full_like(pull, doubt))
+
+
+def state(votes: list[tuple[int, float, float]], rules: OverlapRules, mean: float = 0.0, doubt: float = 0.0) -> Any:
     choice, skill, pull = (np.array([v[i] for v in votes]) for i in range(3))
     zero = np.zeros(len(votes), np.int64)
-    return decide(1, zero, choice.astype(np.int64), skill, pull, rules, np.array([mean]))
+    return decide(1, zero, choice.astype(np.int64), known(skill, pull, doubt), rules, np.array([mean]))
 
 
+@pytest.mark.parametrize("doubt", [0.0, 0.5])
 @pytest.mark.parametrize(
     ("votes", "mean"),
     [
@@ -103,11 +114,17 @@ def state(votes: list[tuple[int, float, float]], rules: OverlapRules, mean: floa
         ([(1, 0.0, 1.0)], -1.4),
     ],
 )
-def test_the_posterior_is_its_integral(votes: list[tuple[int, float, float]], mean: float) -> None:
+def test_the_posterior_is_its_integral(votes: list[tuple[int, float, float]], mean: float, doubt: float) -> None:
     rules = OverlapRules(tie=-0.7, spread=1.3)
-    found = state(votes, rules, mean)
-    assert found.a_better[0] == pytest.approx(integral(votes, mean, 1.3, -0.7), abs=2e-3)
+    found = state(votes, rules, mean, doubt)
+    assert found.a_better[0] == pytest.approx(integral(votes, mean, 1.3, -0.7, doubt), abs=2e-3)
     assert found.error[0] == pytest.approx(min(found.a_better[0], 1 - found.a_better[0]))
+
+
+def test_the_vote_of_somebody_unknown_settles_less() -> None:
+    rules = OverlapRules()
+    sure, unsure = (state([(0, 1.0, 0.0)], rules, doubt=doubt).error[0] for doubt in (0.0, 1.0))
+    assert sure < unsure < 0.5
 
 
 def test_an_inverted_annotators_vote_counts_the_other_way() -> None:
@@ -118,11 +135,11 @@ def test_an_inverted_annotators_vote_counts_the_other_way() -> None:
 
 def test_a_vote_against_the_reward_model_asks_for_another() -> None:
     rules = OverlapRules(error=0.15, most=4)
-    query, choice, one, none = np.array([0, 1]), np.array([0, 1]), np.ones(2), np.zeros(2)
+    query, choice, sure = np.array([0, 1]), np.array([0, 1]), known(np.ones(2), np.zeros(2))
     prior = expected_difference(np.array([0.9, 0.9]))
-    found = decide(2, query, choice, one, none, rules, prior)
+    found = decide(2, query, choice, sure, rules, prior)
     np.testing.assert_array_equal(wanted(found, rules), [1, 2])  # the first agrees with the model, the second does not
-    ignored = decide(2, query, choice, one, none, rules, expected_difference(np.array([0.9, 0.9]), trust=0.0))
+    ignored = decide(2, query, choice, sure, rules, expected_difference(np.array([0.9, 0.9]), trust=0.0))
     assert ignored.error[0] == pytest.approx(ignored.error[1])
 
 
@@ -130,10 +147,12 @@ def test_least_and_most_hold() -> None:
     rules = OverlapRules(error=0.01, least=2, most=3)
     query = np.repeat(np.arange(4), [0, 1, 3, 4])
     choice = np.array([0, 0, 1, 0, 1, 0, 1, 0])
-    found = decide(4, query, choice, np.ones(8), np.zeros(8), rules)
+    found = decide(4, query, choice, known(np.ones(8), np.zeros(8)), rules)
     np.testing.assert_array_equal(wanted(found, rules), [2, 2, 3, 4])
     easy = OverlapRules(error=0.4, least=1, most=3)
-    np.testing.assert_array_equal(wanted(decide(4, query, choice, np.ones(8), np.zeros(8), easy), easy), [1, 1, 3, 4])
+    np.testing.assert_array_equal(
+        wanted(decide(4, query, choice, known(np.ones(8), np.zeros(8)), easy), easy), [1, 1, 3, 4]
+    )
 
 
 def test_rules_of_a_fit_have_its_spread_and_ties() -> None:

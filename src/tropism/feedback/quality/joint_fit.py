@@ -1,7 +1,9 @@
 """One joint fit of comparison votes: utilities of items, and of each annotator skill, position, length and tie terms.
 
-The maximum of the posterior (``joint_likelihood.py``) by L-BFGS with the analytic gradient, standard errors from its
-Hessian, and the prior spreads learned from the data by turns (empirical Bayes: EM, with Laplace's method inside).
+The maximum of the posterior by L-BFGS with the analytic gradient, standard errors from its Hessian, and the prior
+spreads learned from the data by turns (empirical Bayes: EM, with Laplace's method inside). Where items have many votes
+all parameters are found together (``joint_likelihood.py``); where they have few, pairs are integrated out first
+(``pair_likelihood.py``).
 
 A length term that all annotators share and a quality that grows with length are the same thing to any votes. They are
 told apart here by the assumption that quality and length are uncorrelated among the items; ``common_length`` says how
@@ -32,7 +34,7 @@ TOLD_APART, TOLD_APART_PAIRS = 0.6, 0.14
 """From this reliability of the utilities on, skills mean something; pairs of few votes need less, because there a
 utility's uncertainty is not taken for none."""
 _HYPER = 4.0  # the given spreads count as much as this many observed terms
-_FREEDOM = 3.0
+_FREEDOM = 3.0  # of the t distribution of annotators' terms: heavy tails
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,24 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """Of N votes, with standard errors: ``skill``, and ``pull`` toward a in logits (position and length together), such
+    that δ = skill · difference of utilities + pull; ``[N]`` each."""
+
+    skill: Floats
+    skill_error: Floats
+    pull: Floats
+    pull_error: Floats
+
+
+@dataclass(frozen=True)
 class JointFit:
     """What the fit found.
 
     The scale: of the annotators whose skill is surely positive (95 %) the median's is 1, so ``utility`` is in logits of
     that annotator's votes. Where there is nobody, or the items cannot be told apart, the scale is the prior's and
-    ``scaled`` is False. ``utility`` has mean 0. ``position``: log odds of choosing what was
-    shown first among equals. ``length``: log odds per ``length_unit``, the root mean square of the votes' lengths.
-    ``tie``: log weight of a tie.
+    ``scaled`` is False. ``utility`` has mean 0. ``position``: log odds of choosing what was shown first among equals.
+    ``length``: log odds per ``length_unit``, the root mean square of the votes' lengths. ``tie``: log weight of a tie.
     """
 
     utility: Term
@@ -88,7 +100,8 @@ class JointFit:
     told_apart: bool
     """Whether the votes tell the items apart at all; if not, then the items are alike, or all answer at random."""
     linked: bool
-    """True: one maximum of all parameters. False: few votes an item, the pairs' differences were integrated out."""
+    """True: one maximum of all parameters. False: few votes an item; the pairs' differences were integrated out, and
+    the errors of utilities take the annotators as known."""
     utility_spread: float
     """Prior deviation of utilities as learned, on the scale of ``utility``."""
     length_unit: float
@@ -107,13 +120,13 @@ class JointFit:
         """P(a, b, tie) ``[N, 3]`` for any questions to these annotators; ``asked.choice`` is not looked at."""
         return np.exp(self.model.log_probabilities(self.vector, _scaled_length(asked, self.length_unit)))
 
-    def weights(self, asked: Votes) -> tuple[Floats, Floats]:
-        """Of each question to these annotators ``[N]``: the skill it is answered with, and the pull toward a in logits
-        (position and length together), such that δ = skill · difference of utilities + pull."""
-        who = asked.annotator
-        pull = np.nan_to_num(self.position.value)[who] * asked.first
-        pull = pull + np.nan_to_num(self.length.value)[who] * asked.length / self.length_unit
-        return self.skill.value[who], pull
+    def evidence(self, asked: Votes) -> Evidence:
+        """What each question to these annotators is answered with."""
+        who, long = asked.annotator, asked.length / self.length_unit
+        place, place_error = (np.nan_to_num(side)[who] for side in (self.position.value, self.position.error))
+        drawn, drawn_error = (np.nan_to_num(side)[who] for side in (self.length.value, self.length.error))
+        pull, error = place * asked.first + drawn * long, np.hypot(place_error * asked.first, drawn_error * long)
+        return Evidence(self.skill.value[who], self.skill.error[who], pull, error)
 
 
 def fit_jointly(votes: Votes, settings: JointSettings | None = None) -> JointFit:
@@ -135,20 +148,25 @@ def fit_jointly(votes: Votes, settings: JointSettings | None = None) -> JointFit
         marginal, errors = _uncertainty(model, vector, prior)
         if round < settings.rounds:
             spreads, prior = learned(model, vector, errors, settings.spreads, spreads)
-    if isinstance(model, JointLikelihood):
-        return _read(model, vector, marginal, errors, spreads, unit, True)
-    # the annotators are known now; what is left is to place the items, which has one maximum only
-    spreads = replace(spreads, utility=float(np.exp(vector[model.blocks.pair][0]) / np.sqrt(2)))
-    whole = JointLikelihood(scaled, **terms)
+    if isinstance(model, PairLikelihood):
+        spreads = replace(spreads, utility=float(np.exp(vector[model.blocks.pair][0]) / np.sqrt(2)))
+        whole = JointLikelihood(scaled, **terms)
+        vector, marginal, errors = _placed(whole, vector, errors, replace(prior, utility=spreads.utility), settings)
+        return _read(whole, vector, marginal, errors, spreads, unit, linked)
+    return _read(model, vector, marginal, errors, spreads, unit, linked)
+
+
+def _placed(
+    whole: JointLikelihood, known: Floats, errors: Floats, prior: Prior, settings: JointSettings
+) -> tuple[Floats, bool, Floats]:
+    """Utilities beside annotators' terms ``known`` from a PairLikelihood (log σ last): all parameters, whether the
+    errors of the utilities are marginal (annotators taken as known), and the errors of all."""
     free = whole.blocks.utility
-    start = np.concatenate([np.zeros(free.stop), vector[: model.blocks.pair.start]])
-    prior = replace(prior, utility=spreads.utility)
-    placed = _maximum(whole, start, prior, settings.iterations, free)
-    curvature = whole.hessian(placed, prior)[free, free]
+    vector = _maximum(whole, np.concatenate([np.zeros(free.stop), known[:-1]]), prior, settings.iterations, free)
+    curvature = whole.hessian(vector, prior)[free, free]
     found = marginal_errors(curvature, np.ones(free.stop, np.bool_), DENSE)
-    own = errors[: model.blocks.pair.start]
-    errors = np.concatenate([1 / np.sqrt(curvature.diagonal()) if found is None else found, own])
-    return _read(whole, placed, marginal and found is not None, errors, spreads, unit, False)
+    placed = 1 / np.sqrt(curvature.diagonal()) if found is None else found
+    return vector, found is not None, np.concatenate([placed, errors[:-1]])
 
 
 def _maximum(model: Model, vector: Floats, prior: Prior, iterations: int, free: slice = slice(None)) -> Floats:

@@ -17,11 +17,12 @@ import numpy as np
 from scipy.special import logit
 
 from tropism.errors import DataError
-from tropism.feedback.quality.joint_fit import JointFit, fit_jointly
+from tropism.feedback.quality.joint_fit import Evidence, JointFit, fit_jointly
 from tropism.feedback.quality.votes import A_WINS, B_WINS, TIE, Floats, Integers, VotesRead
 
 _NODES = 81
 _WIDTH = 5.0  # of the grid, in prior deviations to each side
+_POINTS, _MASSES = (-(3**0.5), 0.0, 3**0.5), (1 / 6, 2 / 3, 1 / 6)  # Gauss-Hermite of three points
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,17 @@ def decide(
     queries: int,
     query: Integers,
     choice: Integers,
-    skill: Floats,
-    pull: Floats,
+    evidence: Evidence,
     rules: OverlapRules,
     prior_mean: Floats | None = None,
 ) -> Decided:
     """The posterior of δ of ``queries`` queries, on a grid.
 
-    Votes ``[V]``: ``query`` number, ``choice`` (0 a, 1 b, 2 tie), the annotator's ``skill`` and ``pull`` toward a in
-    logits, both as ``JointFit.weights`` gives them. ``prior_mean [Q]``: see ``expected_difference``; 0 without.
+    Votes ``[V]``: ``query`` number, ``choice`` (0 a, 1 b, 2 tie), and ``JointFit.evidence`` of them. What is not known
+    of an annotator is averaged over (three points of a Gaussian), vote by vote: a vote of somebody unknown must not
+    settle a query. ``prior_mean [Q]``: see ``expected_difference``; 0 without.
     """  # fmt: skip
-    if not query.shape == choice.shape == skill.shape == pull.shape:
+    if not query.shape == choice.shape == evidence.skill.shape:
         raise DataError("votes with columns of different lengths", "give one row for each vote")
     if len(query) and not (query.min() >= 0 and query.max() < queries):
         raise DataError(f"query {query.max()} of {queries}", "number the queries from 0")
@@ -99,10 +100,7 @@ def decide(
     offsets = np.linspace(-_WIDTH, _WIDTH, _NODES) * rules.spread
     grid = mean[:, None] + offsets  # [Q, G]
     log = np.repeat(-(offsets**2)[None] / (2 * rules.spread**2), queries, 0)
-    half = (skill[:, None] * grid[query] + pull[:, None]) / 2
-    total = np.logaddexp(np.logaddexp(half, -half), rules.tie)
-    said = np.select([(choice == A_WINS)[:, None], (choice == B_WINS)[:, None]], [half, -half], rules.tie)
-    np.add.at(log, query, said - total)
+    np.add.at(log, query, _log_chance(choice, grid[query], evidence, rules.tie))
     mass = np.exp(log - log.max(1, keepdims=True))
     mass /= mass.sum(1, keepdims=True)
     # a node stands for its cell: of the cell that holds 0, the part on either side counts for that side
@@ -110,6 +108,18 @@ def decide(
     a_better = (mass * np.clip(grid / step + 0.5, 0, 1)).sum(1)
     counts = np.bincount(query, minlength=queries)
     return Decided(a_better, np.minimum(a_better, 1 - a_better), (mass * grid).sum(1), counts)
+
+
+def _log_chance(choice: Integers, gap: Floats, evidence: Evidence, tie: float) -> Floats:
+    """log P(choice) ``[V, G]`` at differences ``gap``, averaged over the annotator's terms."""
+    middle = evidence.skill[:, None] * gap + evidence.pull[:, None]
+    doubt = np.hypot(evidence.skill_error[:, None] * gap, evidence.pull_error[:, None])
+    total = np.full(gap.shape, -np.inf)
+    for point, mass in zip(_POINTS, _MASSES, strict=True):
+        half = (middle + point * doubt) / 2
+        said = np.select([(choice == A_WINS)[:, None], (choice == B_WINS)[:, None]], [half, -half], tie)
+        total = np.logaddexp(total, np.log(mass) + said - np.logaddexp(np.logaddexp(half, -half), tie))
+    return total
 
 
 def wanted(state: Decided, rules: OverlapRules) -> Integers:
@@ -135,11 +145,10 @@ def votes_wanted(
     """  # fmt: skip
     votes = read.votes
     fit = fit_jointly(votes)
-    skill, pull = fit.weights(votes)
     rules = OverlapRules.of(fit, error=error, least=least, most=most)
     ids = list(dict.fromkeys(read.query_ids))
     number = {id: i for i, id in enumerate(ids)}
     query = np.array([number[id] for id in read.query_ids], np.int64)
     said = expected_difference(np.array([(a_wins or {}).get(id, 0.5) for id in ids]), trust)
-    state = decide(len(ids), query, votes.choice, skill, pull, rules, said)
+    state = decide(len(ids), query, votes.choice, fit.evidence(votes), rules, said)
     return dict(zip(ids, wanted(state, rules).tolist(), strict=True))
