@@ -18,6 +18,7 @@ from databases import DATABASES, new_database
 from tropism.digests import digest
 from tropism.errors import DataError
 from tropism.feedback import chain
+from tropism.feedback.appending import event_row, insert_events
 from tropism.feedback.chain import verify
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.people import erase_person, person, register_person
@@ -316,3 +317,21 @@ def test_a_killed_writer_loses_nothing_it_reported(made: FeedbackLog) -> None:
     assert set(out.split()) == {j.event_id for j in log.judgements()}
     log.seal(force=True)
     assert verify(log.database).sealed == 80
+
+
+def test_a_row_that_appears_below_sealed_ones_is_sealed_too(made: FeedbackLog) -> None:
+    """A server numbers rows when they are written: one that is committed late has a lower number than others."""
+    asked = fill(made, n=3)
+    first = register_person(made.database, "Ada")
+    made.append(asked[0], "o", Answer({"choice": "a"}))
+    if made.database.is_server:
+        with made.database.transaction() as late:
+            row = event_row(asked[1], first, Answer({"choice": "b"}), None, "")
+            insert_events(late, [row])
+            made.append(asked[2], "o", Answer({"choice": "a"}))
+            made.seal(force=True)
+    else:
+        made.append(asked[1], first, Answer({"choice": "b"}))
+    made.seal(force=True)
+    assert made.counts()["open"] == 0
+    assert verify(made.database).open == 0

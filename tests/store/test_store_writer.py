@@ -71,6 +71,29 @@ def test_a_job_gives_its_result_and_is_durable(database: Database) -> None:
     assert rows == ([("t",)], None)
 
 
+def test_values_come_back_as_they_went_in(database: Database) -> None:
+    values = ["", "é'\"\\?%s $1", 0, -(2**62), 0.1, 1e300, -2.5e-8, True, False, None]
+    kinds = {str: "TEXT", int: "BIGINT", float: "DOUBLE PRECISION", bool: "BOOLEAN", type(None): "TEXT"}
+
+    def job(rows: Rows) -> list[object]:
+        rows.run(f"CREATE TABLE t ({', '.join(f'c{i} {kinds[type(v)]}' for i, v in enumerate(values))})")
+        insert = f"INSERT INTO t VALUES ({', '.join('?' * len(values))})"
+        assert [rows.run(insert, *values) for _ in range(2)] == [1, 1]
+        assert rows.run("UPDATE t SET c0 = ? WHERE c2 = ?", "x", 1) == 0
+        found = rows.all("UPDATE t SET c0 = ? RETURNING c0", "")
+        assert found == [("",), ("",)]
+        assert rows.one("SELECT sum(c2), count(*), coalesce(sum(CASE WHEN c7 THEN 1 ELSE 0 END), 0) FROM t") == (
+            0,
+            2,
+            2,
+        )
+        row = rows.one("SELECT * FROM t")
+        assert row is not None
+        return list(row)
+
+    assert GroupWriter(database).run(job) == values
+
+
 def test_jobs_of_many_threads_are_all_done(database: Database) -> None:
     writer = GroupWriter(database)
     commits: list[object] = []

@@ -9,6 +9,7 @@ depend on when rows arrived. Left out: the queue of who is asked next (the studi
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
@@ -47,6 +48,9 @@ from tropism.store.schema import (
     teachers,
 )
 
+_LONGEST_S = 600.0
+"""No transaction on a server that writes events lasts so long."""
+
 Vote = tuple[Query, str, Answer]
 """A query, the teacher's id, and their answer."""
 
@@ -59,6 +63,7 @@ class FeedbackLog:
         self.seal_every = seal_every
         self.seal_after_s = seal_after_s
         self._sealed_to = 0  # no row up to this seq is open
+        self._marks: deque[tuple[float, int]] = deque()  # when it was found so, on a server
 
     # ---- what is judged ----
 
@@ -184,8 +189,20 @@ class FeedbackLog:
             with self.database.read() as connection:
                 waiting = chain.open_rows(connection, self._sealed_to)
                 newest = connection.execute(sa.select(sa.func.max(events.c.seq))).scalar_one()
-            self._sealed_to = waiting[0].seq - 1 if waiting else newest
+            self._sealed_to = self._settled(waiting[0].seq - 1 if waiting else newest)
         return sealed
+
+    def _settled(self, seq: int) -> int:
+        """Up to which row nothing can appear any more. A file's rows are numbered in the order of their commits; a
+        server's when they are written, so one may appear below others, as long as its transaction can last."""
+        if not self.database.is_server:
+            return seq
+        now = time.monotonic()
+        self._marks.append((now, seq))
+        while len(self._marks) > 1 and self._marks[1][0] <= now - _LONGEST_S:
+            self._marks.popleft()
+        first, settled = self._marks[0]
+        return settled if first <= now - _LONGEST_S else self._sealed_to
 
     # ---- reading ----
 

@@ -7,13 +7,14 @@ conversions, but for JSON, which is canonical text on the way in.
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+import sqlite3
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from tropism.digests import canonical_json
 from tropism.errors import StoreError
+from tropism.store.prepared import Prepared
 
 
 class Rows:
@@ -21,33 +22,40 @@ class Rows:
     SQLAlchemy's own statements."""
 
     def __init__(self, connection: Connection) -> None:
-        driver = connection.connection.driver_connection
+        driver: Any = connection.connection.driver_connection
         if driver is None:
             raise StoreError("the connection to the database is closed", "open the study again")
         self.connection = connection
         self.postgres = connection.dialect.name == "postgresql"
         self.done = 0  # statements that have been answered
-        self._cursor = driver.cursor()
+        self._server = Prepared(driver) if self.postgres else None
+        self._cursor: sqlite3.Cursor | None = None if self.postgres else driver.cursor()
 
     def all(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows of a question."""
-        return list(self._run(statement, values).fetchall())
+        return self._run(statement, values)[0]
 
     def one(self, statement: str, *values: Any) -> tuple[Any, ...] | None:
         """The first row, or None."""
-        found: tuple[Any, ...] | None = self._run(statement, values).fetchone()
-        return found
+        found = self._run(statement, values)[0]
+        return found[0] if found else None
 
     def run(self, statement: str, *values: Any) -> int:
         """Change something; returns how many rows it touched."""
-        return int(self._run(statement, values).rowcount)
+        return self._run(statement, values)[1]
 
-    def many(self, statement: str, values: list[tuple[Any, ...]]) -> None:
-        """The same change for many rows."""
-        self._cursor.executemany(_for_postgres(statement) if self.postgres else statement, values)
+    def commit(self) -> None:
+        """End the transaction now, if that is quicker than leaving it to whoever made it."""
+        if self._server is not None:
+            self._server.commit()
 
-    def _run(self, statement: str, values: tuple[Any, ...]) -> Any:
-        found = self._cursor.execute(_for_postgres(statement) if self.postgres else statement, values)
+    def _run(self, statement: str, values: tuple[Any, ...]) -> tuple[list[tuple[Any, ...]], int]:
+        if self._server is not None:
+            found = self._server.execute(statement, values)
+        else:
+            assert self._cursor is not None
+            self._cursor.execute(statement, values)
+            found = self._cursor.fetchall(), self._cursor.rowcount
         self.done += 1
         return found
 
@@ -57,11 +65,6 @@ def to_json(value: Any) -> str:
     return canonical_json(value).decode()
 
 
-def from_json(stored: Any) -> Any:
-    """What a JSON column of objects or lists gives: text from SQLite, the value itself from PostgreSQL."""
-    return json.loads(stored) if isinstance(stored, str) else stored
-
-
-@lru_cache(maxsize=512)
-def _for_postgres(statement: str) -> str:
-    return statement.replace("?", "%s")
+def from_json(stored: str) -> Any:
+    """What a JSON column gave."""
+    return json.loads(stored)

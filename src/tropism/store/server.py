@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -73,8 +74,16 @@ def make_engine(url: str, ping: bool = True) -> Engine:
         max_overflow=0,  # whoever asks for more waits for a connection, and does not burden the server
         pool_timeout=30,
         pool_pre_ping=ping,  # a server that was started anew is no error
-        connect_args={"application_name": "tropism", "connect_timeout": 10},
+        connect_args=_options(parsed),
     )
+
+
+def _options(url: sa.URL) -> dict[str, Any]:
+    """How to connect; every wait has its end, unless the address says otherwise."""
+    options: dict[str, Any] = {"application_name": "tropism", "connect_timeout": 10}
+    if "options" not in url.query:
+        options["options"] = "-c lock_timeout=60s"
+    return options
 
 
 def shown(url: str) -> str:

@@ -136,7 +136,9 @@ class GroupWriter:
             try:
                 with self._places, self.database.transaction() as connection:
                     rows = Rows(connection)
-                    return job(rows)
+                    result = job(rows)
+                    rows.commit()
+                    return result
             except Exception as error:
                 tried += 1
                 untouched = rows is not None and rows.done == 0 and isinstance(error, StoreError)
