@@ -527,8 +527,23 @@ def test_who_leaves_leaves_room_for_others(database: Database) -> None:
     held = case.claim(0, 2)
     case.submit(held[0])
     case.queue.draft(held[1].assignment_id, case.people[0], {"text": "mine"})
+    account = {"id": "a", "name": "ada", "role": "lead", "pseudonym": case.people[0], "password_hash": "argon",
+               "settings": {}, "status": "active", "created_at": 0.0}  # fmt: skip
+    session = {"token_hash": "h", "account_id": "a", "csrf": "c", "created_at": 0.0, "seen_at": 0.0, "expires_at": 9e9}
+    token = {
+        "id": "t",
+        "token_hash": "h",
+        "account_id": "a",
+        "name": "ada's laptop",
+        "scope": "read",
+        "created_at": 0.0,
+    }
+    with database.write() as connection:
+        connection.execute(sa.insert(schema.accounts).values(account))
+        connection.execute(sa.insert(schema.sessions).values(session))
+        connection.execute(sa.insert(schema.api_tokens).values(token))
     erase_person(database, case.people[0])
-    assert case.queue.leave(case.people[0]) == 1
+    assert case.queue.leave(case.people[0]) == 0  # done along
     assert pending(case.log, case.queries) == list(case.queries)
     with pytest.raises(DataError, match="was erased"):
         case.claim(0)
@@ -539,6 +554,12 @@ def test_who_leaves_leaves_room_for_others(database: Database) -> None:
     assert pending(case.log, case.queries) == []
     with database.read() as connection:
         assert connection.execute(sa.select(schema.drafts)).all() == []
+        assert connection.execute(sa.select(schema.sessions)).all() == []
+        closed = connection.execute(sa.select(schema.accounts)).one()
+        assert (closed.name, closed.password_hash, closed.status) == (case.people[0], None, "disabled")
+        revoked = connection.execute(sa.select(schema.api_tokens)).one()
+        assert revoked.name == ""
+        assert revoked.revoked_at is not None
 
 
 def test_a_queue_of_another_process_sees_the_same(database: Database) -> None:

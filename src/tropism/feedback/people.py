@@ -1,7 +1,7 @@
 """People: pseudonyms for their votes, and their right to leave.
 
 Names, contacts and texts sit in tables that can be emptied; the votes keep a random pseudonym. Erasing a person is an
-event itself: their votes no longer count, and verification survives. Left out: accounts and roles (the studio's).
+event itself: their votes no longer count, and verification survives. Left out: making accounts (the studio's).
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tropism.errors import DataError
+from tropism.feedback import queue_state
 from tropism.feedback.chain import event_digest, seal
 from tropism.feedback.values import Erasure, dump_value
 from tropism.store.database import Database
-from tropism.store.schema import event_texts, events, people, teachers, text_salts
+from tropism.store.rows import Rows
+from tropism.store.schema import accounts, api_tokens, event_texts, events, people, sessions, teachers, text_salts
 
 
 def register_person(database: Database, name: str, contact: str = "", *, pseudonym: str | None = None) -> str:
@@ -61,6 +63,9 @@ def person(database: Database, pseudonym: str) -> Mapping[str, Any] | None:
 def erase_person(database: Database, pseudonym: str, reason: str = "asked to be erased") -> str:
     """Remove a person's name, contact, texts and salt, and append the erasure event. Returns the event's id.
 
+    In the studio their drafts and their account's name and password go too, it is closed, and what they held or voted
+    on is asked of others.
+
     Erasing twice changes nothing. What must be made again is told by ``store.lineage.refit_after_erasure``. ``reason``
     stays for ever: write nothing personal into it. Errors: DataError if there is no such person.
     """
@@ -81,9 +86,21 @@ def erase_person(database: Database, pseudonym: str, reason: str = "asked to be 
         connection.execute(sa.update(people).where(people.c.pseudonym == pseudonym).values(gone))
         event = _erasure_row(pseudonym, reason, now)
         connection.execute(sa.insert(events), event)
+        queue_state.leave(Rows(connection), pseudonym)
+        _close_account(connection, pseudonym, now)
     database.checkpoint()
     seal(database)
     return event["id"]
+
+
+def _close_account(connection: Connection, pseudonym: str, now: float) -> None:
+    """Names are unique and cannot be empty: the account is called by the pseudonym from now on."""
+    theirs = sa.select(accounts.c.id).where(accounts.c.pseudonym == pseudonym)
+    connection.execute(sa.delete(sessions).where(sessions.c.account_id.in_(theirs)))
+    revoked = {"name": "", "revoked_at": sa.func.coalesce(api_tokens.c.revoked_at, now)}
+    connection.execute(sa.update(api_tokens).where(api_tokens.c.account_id.in_(theirs)).values(revoked))
+    closed: dict[str, Any] = {"name": pseudonym, "password_hash": None, "settings": {}, "status": "disabled"}
+    connection.execute(sa.update(accounts).where(accounts.c.pseudonym == pseudonym).values(closed))
 
 
 def _erasure_row(pseudonym: str, reason: str, now: float) -> dict[str, Any]:

@@ -55,12 +55,6 @@ INSERT INTO gold (query_id, value, created_by, created_at) VALUES (?, ?, ?, ?)
 ON CONFLICT (query_id) DO UPDATE SET value = excluded.value, created_by = excluded.created_by
 """
 _BY_SUBMISSION = "SELECT id FROM assignments WHERE submission_id = ? AND teacher_id = ?"
-_COUNTED_OF = """
-SELECT id, query_id, status, placed FROM assignments
-WHERE teacher_id = ? AND status IN ('open', 'submitted') ORDER BY query_id
-"""
-_UNPLACE = "UPDATE assignments SET placed = FALSE, status = ? WHERE id = ?"
-_NO_DRAFTS = "DELETE FROM drafts WHERE assignment_id IN (SELECT id FROM assignments WHERE teacher_id = ?)"
 
 
 class Queue:
@@ -231,22 +225,9 @@ class Queue:
         self._write(job)
 
     def leave(self, teacher_id: str) -> int:
-        """After ``people.erase_person``: their drafts go, and the queries they voted on want other people's votes.
-        Returns how many votes no longer count."""
-
-        def job(rows: Rows) -> int:
-            dropped = 0
-            for id_, query_id, status, placed in rows.all(_COUNTED_OF, teacher_id):
-                if placed and status == "submitted":
-                    queue_state.drop_vote(rows, query_id)
-                    dropped += 1
-                elif placed:
-                    queue_state.give_back(rows, query_id)
-                rows.run(_UNPLACE, "expired" if status == "open" else status, id_)
-            rows.run(_NO_DRAFTS, teacher_id)
-            return dropped
-
-        return self._write(job)
+        """Somebody's drafts go, and the queries they voted on want other people's votes: ``people.erase_person`` does
+        it. Returns how many votes no longer count."""
+        return self._write(lambda rows: queue_state.leave(rows, teacher_id))
 
     def counts(self) -> dict[str, int]:
         """Sums over all queries: ``queries``, ``wanted``, ``votes``, ``open`` (somebody is on them), ``late``,

@@ -47,6 +47,12 @@ _GIVE_BACK = "UPDATE query_state SET open = open - 1, taken = taken - 1 WHERE qu
 _VOTE = "UPDATE query_state SET open = open - 1, votes = votes + 1 WHERE query_id = ?"
 _UNVOTE = "UPDATE query_state SET open = open + 1, votes = votes - 1 WHERE query_id = ?"
 _DROP_VOTE = "UPDATE query_state SET votes = votes - 1, taken = taken - 1 WHERE query_id = ?"
+_THEIRS = """
+SELECT id, query_id, status, placed FROM assignments
+WHERE teacher_id = ? AND status IN ('open', 'submitted') ORDER BY query_id
+"""
+_UNPLACE = "UPDATE assignments SET placed = FALSE, status = ? WHERE id = ?"
+_NO_DRAFTS = "DELETE FROM drafts WHERE assignment_id IN (SELECT id FROM assignments WHERE teacher_id = ?)"
 _VOTE_IF_ROOM = """UPDATE query_state SET votes = votes + 1, taken = taken + 1
 WHERE query_id = ? AND taken < wanted"""
 _LATE = "UPDATE query_state SET late = late + ? WHERE query_id = ?"
@@ -131,9 +137,17 @@ def unvote(rows: Rows, query_id: str) -> None:
     rows.run(_UNVOTE, query_id)
 
 
-def drop_vote(rows: Rows, query_id: str) -> None:
-    """A vote no longer counts, since whoever gave it has left: the query wants one more again."""
-    rows.run(_DROP_VOTE, query_id)
+def leave(rows: Rows, teacher_id: str) -> int:
+    """Somebody has left: what they hold is free, their drafts go, and the queries they voted on want one vote more
+    again. Returns how many votes no longer count."""
+    dropped = 0
+    for assignment_id, query_id, status, placed in rows.all(_THEIRS, teacher_id):
+        if placed:
+            rows.run(_DROP_VOTE if status == "submitted" else _GIVE_BACK, query_id)
+            dropped += status == "submitted"
+        rows.run(_UNPLACE, "expired" if status == "open" else status, assignment_id)
+    rows.run(_NO_DRAFTS, teacher_id)
+    return dropped
 
 
 def not_late(rows: Rows, query_id: str) -> None:
