@@ -122,6 +122,8 @@ def test_what_bags_left_out_stops_a_fit_that_learns_by_heart():
         nll.append(float(evidence_nll(model, Links(3, data), outside, total_weight(outside))[member].detach()))
     assert sum(nll) / 3 == pytest.approx(result.nll_validation, abs=1e-6)
     assert fit(TinyEnsemble(data, hidden=64), data, replace(settings, out_of_bag=False), 0).epochs == 60
+    later = fit(TinyEnsemble(data, hidden=64, dropout=0.0), data, replace(settings, least_epochs=30), 0)
+    assert result.best_epoch < 30 <= later.best_epoch
 
 
 def test_a_task_stays_in_the_bags_it_was_in():

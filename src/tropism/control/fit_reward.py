@@ -41,6 +41,8 @@ class RewardSection(Section):
     """Steps of the optimiser in the first fit, at most."""
     fit_steps_again: int = Field(150, ge=1)
     """And in each later one, which goes on from the weights before."""
+    least_steps: int = Field(50, ge=1)
+    """Steps before which no fit stops: where questions are chosen to be hard, a few left out say little."""
     patience: int = Field(60, ge=1)
     """Steps without a better likelihood out of bag before a fit stops."""
     batch_size: int = Field(32, ge=1)
@@ -74,7 +76,7 @@ def fit_reward(
     how = FitSettings(
         epochs=math.ceil(wanted / each), batch_size=s.batch_size, learning_rate=s.learning_rate,
         weight_decay=s.weight_decay, bootstrap=s.bootstrap, out_of_bag=s.early_stopping,
-        patience=math.ceil(s.patience / each), lapse=s.label_error,
+        patience=math.ceil(s.patience / each), least_epochs=math.ceil(s.least_steps / each), lapse=s.label_error,
     )  # fmt: skip
     forms: list[Form] = ["partial_return", "regret"] if s.form == "auto" else [s.form]
     found = []

@@ -83,6 +83,8 @@ class FitSettings:
     max_grad_norm: float = 1.0
     patience: int = 6
     """Epochs without a better validation likelihood before stopping."""
+    least_epochs: int = 1
+    """Epochs before which no weights count as the best."""
     bootstrap: bool = True
     """Each member of an ensemble weighs every task by its own Poisson(1) draw, a function of the task's id; a single
     member weighs all by 1."""
@@ -120,10 +122,11 @@ def fit(
 ) -> FitResult:
     """Fit ``model`` on the train rows of ``data``; it ends in eval mode with the weights best on the validation rows.
 
-    Without validation rows the last weights stay, or those best out of bag (``FitSettings.out_of_bag``). The loss is evidence per vote, summed over members, which share no
-    gradient unless they share parameters. Deterministic given ``seed``; with ``run`` it logs metrics, checkpoints, and
-    goes on from the newest checkpoint, to the same bits. A model may have ``heads``, the names of parameters that
-    learn at ``head_learning_rate``. DataError without train rows, RewardError for NaN scores.
+    Without validation rows the last weights stay, or those best out of bag (``FitSettings.out_of_bag``). The loss is
+    evidence per vote, summed over members, which share no gradient unless they share parameters. Deterministic given
+    ``seed``; with ``run`` it logs metrics, checkpoints, and goes on from the newest checkpoint, to the same bits. A
+    model may have ``heads``, the names of parameters that learn at ``head_learning_rate``. DataError without train
+    rows, RewardError for NaN scores.
     """
     fitting = _Fitting(model, data, settings, seed)
     if run is not None:
@@ -306,7 +309,8 @@ class _Fitting:
             return {}
         table = ScoreTable.of(self.model, candidates_of(rows), len(rows.candidates), 2 * self.settings.batch_size)
         nll = float(self.nll(table, rows, weights).mean())
-        if self.result.nll_validation is None or nll < self.result.nll_validation:
+        early = self.result.epochs < min(self.settings.least_epochs, self.settings.epochs)
+        if not early and (self.result.nll_validation is None or nll < self.result.nll_validation):
             self.result.nll_validation, self.result.best_epoch = nll, self.result.epochs
             self.best = {key: tensor.detach().clone() for key, tensor in self.weights().items()}
         metrics = {name: nll}

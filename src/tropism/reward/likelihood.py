@@ -129,9 +129,8 @@ def evidence_nll(
 
     ``task_weights`` ``[E, tasks]`` are each member's bootstrap weights. Ratings (in squared deviations, or nats if
     ordinal) and labels weigh ``rating_weight`` and ``label_weight`` beside a comparison. ``center_coef`` adds that much
-    of the squared sum of each comparison's, choice's or ranking's scores. ``lapse``: the share of choices that are random
-    (``objectives.preference.choice_nll``). Raises RewardError for a NaN
-    or infinite score, naming the candidate.
+    of the squared sum of each comparison's, choice's or ranking's scores. ``lapse``: the share of choices that are
+    random (``objectives.preference.choice_nll``). Raises RewardError for a NaN or infinite score, naming the candidate.
     """
     wanted = candidates_of(data)
     scores = model.score(wanted)
