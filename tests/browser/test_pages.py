@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -143,6 +145,54 @@ def test_from_a_vote_to_the_policy_and_back(studio: Opened, visit: Visit) -> Non
     page.click("button:has-text('Trace')")
     page.wait_for_selector("h2:has-text('vote')")
     assert page.locator("main li a").all_inner_texts() == ["reward model rm1", "policy p1"]
+
+
+def evaluated(studio: Opened, folder: Path, tasks: int) -> None:
+    """Two policies with stored answers to the same test tasks, as an evaluation leaves them."""
+    folder.mkdir()
+    rows = [
+        {
+            "task_id": f"t{i}",
+            "prompt": f"Question {i}?",
+            "outputs": {"policy": {"text": f"new {i}"}, "reference": {"text": f"old {i}"}},
+        }
+        for i in range(tasks)
+    ]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    samples = studio.studio.artifacts.put(folder)
+    stage = {"key": "k", "name": "evaluate-1", "round": 1, "status": "done", "seed": 0, "inputs": {}}
+    with studio.studio.database.write() as connection:
+        lineage.record_policy(connection, "p0", "0" * 64, 0, None, None, None, "reference", {})
+        lineage.record_policy(connection, "p1", "2" * 64, 1, "p0", "p0", None, "promoted", {})
+        lineage.record_evaluation(connection, "e1", "p1", 1, {})
+        outputs = {"folders": {"samples": samples}, "values": {}}
+        connection.execute(sa.insert(schema.stages).values(**stage, outputs=outputs))
+
+
+def test_people_compare_two_policies_blindly(studio: Opened, visit: Visit, tmp_path: Path) -> None:
+    studio.account("engineer", "egon")
+    studio.account("annotator", "mia")
+    evaluated(studio, tmp_path / "samples", 12)
+    page = visit("egon", "runs/ab")
+    page.wait_for_selector("option[value=p1]", state="attached")
+    page.fill("label:has-text('Name') input", "new against old")
+    page.select_option("label:has-text('Policy A') select", "p1")
+    page.select_option("label:has-text('Policy B') select", "p0")
+    page.fill("label:has-text('Votes wanted') input", "12")
+    page.click("text=Start")
+    page.wait_for_selector("text=The test has started")
+    judge = visit("mia", "judge")
+    for _ in range(12):
+        judge.wait_for_selector("[data-item]")
+        item = judge.get_attribute(".judge", "data-item")
+        assert "p1" not in judge.content()
+        judge.keyboard.press("1" if judge.inner_text("[data-key='1'] .prose").startswith("new") else "e")
+        judge.wait_for_selector(f".judge:not([data-item='{item}'])")
+    judge.wait_for_selector("[data-empty]")
+    page.reload()
+    page.wait_for_selector("dt:has-text('A wins') + dd >> text=12")
+    page.wait_for_selector("text=Decided")
+    assert page.watch.problems + judge.watch.problems == []
 
 
 def test_tokens_and_webhooks(studio: Opened, visit: Visit) -> None:

@@ -27,8 +27,7 @@ class Desk {
   problem = $state.raw<Problem | null>(null);
   claiming = $state(false);
   done = $state.raw<Done[]>([]);
-  /** What just happened, for the live region. */
-  said = $state("");
+  private saying = $state.raw({ what: "", language: session.language });
   /** The claim of the item on screen has run out: the answer is kept, and counts as late. */
   lapsed = $state(false);
   now = $state(Date.now());
@@ -47,6 +46,14 @@ class Desk {
 
   get current(): Item | null {
     return this.items[0] ?? null;
+  }
+
+  /** What just happened, for the live region; gone when the language changes. */
+  get said(): string {
+    return this.saying.language === session.language ? this.saying.what : "";
+  }
+  set said(what: string) {
+    this.saying = { what, language: session.language };
   }
 
   get undoLeft(): number {

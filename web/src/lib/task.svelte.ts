@@ -5,8 +5,16 @@ import { text } from "../strings/index.svelte";
 
 export class Work {
   busy = $state(false);
-  said = $state("");
+  private saying = $state.raw({ what: "", language: session.language });
   failed = $state("");
+
+  /** What to say of it; gone when the language changes. */
+  get said(): string {
+    return this.saying.language === session.language ? this.saying.what : "";
+  }
+  set said(what: string) {
+    this.saying = { what, language: session.language };
+  }
 
   /** Do it, and say `done` when it is. Returns whether it went well. */
   async run(work: () => Promise<unknown>, done: string): Promise<boolean> {
