@@ -151,13 +151,10 @@ def _votes(connection: Connection, query_ids: Sequence[str]) -> dict[str, list[d
         .where(*current_view(), _events.c.kind == _queries.c.kind, _events.c.query_id.in_(query_ids))
         .order_by(_events.c.query_id, _events.c.seq)
     )
-    settled = set(
-        connection.execute(
-            sa.select(_given.c.query_id, _given.c.teacher_id).where(
-                _given.c.purpose == "adjudication", _given.c.status == "submitted", _given.c.query_id.in_(query_ids)
-            )
-        ).tuples()
+    adjudged = sa.select(_given.c.query_id, _given.c.teacher_id).where(
+        _given.c.purpose == "adjudication", _given.c.status == "submitted", _given.c.query_id.in_(query_ids)
     )
+    settled = {(row.query_id, row.teacher_id) for row in connection.execute(adjudged)}
     found: dict[str, list[dict[str, Any]]] = {id_: [] for id_ in query_ids}
     for row in connection.execute(statement):
         vote = {"person": row.name or row.teacher_id, "value": row.value, "text": row.text, "at": row.created_at}
