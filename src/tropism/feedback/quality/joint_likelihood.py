@@ -7,9 +7,9 @@ Annotator k sees items a and b and answers a, b or tie with probabilities in pro
 
 u: utilities of items; s: skills, about 1, 0 for who answers at random, negative for who answers inverted; π: the pull
 of the position shown first; λ: the pull of length; τ: how readily a tie is given. All are Gaussian around a common
-mean (skills: around 1), so that few votes do not swing them.
+mean (skills: around 1), so that few votes do not swing them; how narrowly, is learned (``joint_fit.learned``).
 
-Left out: an effect of each pair beside its utilities (on 13,030 real pairs with five votes each its deviation was found
+Left out: an effect of each pair beside its utilities (on 13,030 real pairs of three votes each its deviation was found
 to be a twentieth of a logit), correlations between an annotator's terms, and drift over time.
 """
 
