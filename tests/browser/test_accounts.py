@@ -85,3 +85,25 @@ def test_settings_stay(studio: Opened, visit: Visit) -> None:
     other.wait_for_selector("h1 >> text=账号")
     assert other.get_attribute("html", "lang") == "zh-Hans"
     assert other.get_attribute("html", "data-theme") == "dark"
+
+
+def test_the_next_person_at_a_desk_finds_it_empty(studio: Opened, visit: Visit) -> None:
+    studio.account("annotator", "mia")
+    studio.account("annotator", "noah")
+    studio.ask("demonstration", [], "Write a haiku.")
+    page = visit("mia", "judge")
+    page.fill("[data-answer]", "Rain on the")
+    page.wait_for_timeout(1000)  # the draft is at the studio
+    page.goto(f"{studio.base}/#/account")
+    page.click("text=Sign out")
+    page.wait_for_selector("input[autocomplete=username]")
+    assert page.evaluate("JSON.stringify([localStorage, sessionStorage])").find("Rain") == -1
+    page.goto(f"{studio.base}/#/judge")
+    fill(page, "noah")
+    page.wait_for_selector("[data-empty=all_claimed]")
+    page.goto(f"{studio.base}/#/account")
+    page.click("text=Sign out")
+    page.goto(f"{studio.base}/#/judge")
+    fill(page, "mia")
+    page.wait_for_selector("[data-answer]")
+    assert page.input_value("[data-answer]") == "Rain on the"

@@ -3,17 +3,18 @@
 import { post, Refused } from "../lib/api";
 import { problemOf, type Problem } from "../lib/problem";
 import { session } from "../lib/session.svelte";
-import { load, save } from "../lib/stored";
+import { load, save, uuid } from "../lib/stored";
 import type { Draft, Empty, Item, Remark, Stored, Submission } from "../lib/types";
 import { text } from "../strings/index.svelte";
 import { forgetClips, warmClips } from "./clips";
-import { draftOf, dropDraft, keepDraft } from "./drafts";
+import { draftOf, dropDraft, keepDraft, pruneDrafts } from "./drafts";
 import { outbox, type Entry } from "./outbox.svelte";
 
 const AHEAD = 3;
 const HEARTBEAT_MS = 60_000;
 const LOOK_AGAIN_MS = 10_000;
 const UNDO_MS = 30_000;
+const IDLE_MS = 15 * 60_000;
 
 interface Done {
   item: Item;
@@ -41,6 +42,9 @@ class Desk {
   private again = false;
   /** What was answered or skipped here: a claim that was decided before may still bring it. */
   private gone = new Set<string>();
+  /** Whose desk this is, and when they last did something. */
+  private owner = "";
+  private active = Date.now();
   private seen = 0;
   private since = 0;
 
@@ -64,9 +68,10 @@ class Desk {
   /** Take up work: what lay on this tab's desk before a reload first. Returns what ends it. */
   start(): () => void {
     this.open = true;
+    this.clear(session.account?.id ?? "");
     const held = load<{ account: string; items: Item[] } | null>(sessionStorage, "held", null);
-    if (held !== null && held.account === session.account?.id) {
-      this.items = held.items.filter((item) => !outbox.has(item.assignment));
+    if (held !== null && held.account === this.owner) {
+      this.items = held.items.filter(({ assignment }) => !this.gone.has(assignment) && !outbox.has(assignment));
       this.items.forEach(warmClips);
     }
     outbox.onStored = (entry, stored) => this.stored(entry, stored);
@@ -75,22 +80,38 @@ class Desk {
     void this.beat().then(() => this.fill());
     this.timers = [
       setInterval(() => void this.beat(), HEARTBEAT_MS),
-      setInterval(() => void (this.items.length === 0 && this.fill()), LOOK_AGAIN_MS),
+      setInterval(() => void ((this.items.length === 0 || this.problem !== null) && this.fill()), LOOK_AGAIN_MS),
       setInterval(() => this.tick(), 1000),
     ];
     const visible = () => this.visible();
+    const acts = () => this.acts();
     document.addEventListener("visibilitychange", visible);
+    for (const kind of ["keydown", "pointerdown"]) addEventListener(kind, acts, { passive: true });
     outbox.kick();
     return () => {
       this.open = false;
       this.timers.forEach(clearInterval);
       document.removeEventListener("visibilitychange", visible);
+      for (const kind of ["keydown", "pointerdown"]) removeEventListener(kind, acts);
     };
+  }
+
+  /** Another person's desk begins empty. */
+  private clear(owner: string): void {
+    if (owner === this.owner) return;
+    this.owner = owner;
+    this.items = [];
+    this.done = [];
+    this.gone.clear();
+    this.empty = this.problem = null;
+    this.answered = 0;
+    this.said = "";
+    pruneDrafts();
   }
 
   /** Send an answer and show the next item; the order matters: the answer is in the outbox before it leaves the screen. */
   answer(value: Record<string, unknown>, said: string, free?: string): void {
-    const body: Submission = { submission_id: crypto.randomUUID(), value, duration_ms: this.elapsed() };
+    const body: Submission = { submission_id: uuid(), value, duration_ms: this.elapsed() };
     if (free !== undefined) body.text = free;
     if (this.remarks.length > 0) body.extra = this.remarks;
     this.leave("submit", body, text().judge.sent(said));
@@ -108,7 +129,7 @@ class Desk {
   }
 
   skip(): void {
-    this.leave("skip", { submission_id: crypto.randomUUID() }, text().judge.skipped);
+    this.leave("skip", { submission_id: uuid() }, text().judge.skipped);
   }
 
   private leave(action: Entry["action"], body: Entry["body"], said: string): void {
@@ -176,7 +197,6 @@ class Desk {
     } catch (error) {
       session.ended(error);
       this.problem = problemOf(error);
-      setTimeout(() => void this.fill(), LOOK_AGAIN_MS);
     } finally {
       this.claiming = false;
       if (this.again) void this.fill();
@@ -187,7 +207,7 @@ class Desk {
     const before = this.current?.assignment;
     for (const item of this.items) if (!items.includes(item)) forgetClips(item);
     this.items = items;
-    save(sessionStorage, "held", { account: session.account?.id, items });
+    save(sessionStorage, "held", { account: this.owner, items });
     if (this.current?.assignment !== before) this.shown();
   }
 
@@ -199,7 +219,9 @@ class Desk {
     this.clock();
   }
 
+  /** Hold the claims longer, unless nobody is there: then others may have them. */
   private async beat(): Promise<void> {
+    if (Date.now() - this.active > IDLE_MS) return;
     for (const item of [...this.items]) {
       try {
         await post(`assignments/${item.assignment}/heartbeat`);
@@ -212,8 +234,15 @@ class Desk {
     }
   }
 
+  private acts(): void {
+    const back = Date.now() - this.active > IDLE_MS;
+    this.active = Date.now();
+    if (back) void this.beat().then(() => this.fill());
+  }
+
   private stored(entry: Entry, stored: Stored): void {
     if (entry.action === "submit" && stored.late) this.said = text().judge.late;
+    void this.fill(); // after a lost connection there may be room
   }
 
   /** What was entered is a draft again, for when the item comes back. */

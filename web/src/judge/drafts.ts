@@ -1,9 +1,10 @@
 // What a person has entered for an item and not sent: in the browser at once, at the studio a moment later.
 import { call } from "../lib/api";
-import { load, save } from "../lib/stored";
+import { load, names, save } from "../lib/stored";
 import type { Draft, Item } from "../lib/types";
 
 const DELAY_MS = 700;
+const OLD_MS = 14 * 24 * 3600_000;
 const waiting = new Map<string, ReturnType<typeof setTimeout>>();
 
 /** The later of the browser's and the studio's draft. */
@@ -31,4 +32,12 @@ export function dropDraft(assignment: string): void {
   clearTimeout(waiting.get(assignment));
   waiting.delete(assignment);
   save(localStorage, `draft.${assignment}`, undefined);
+}
+
+/** Forget drafts of items that never came back. */
+export function pruneDrafts(): void {
+  for (const name of names(localStorage, "draft.")) {
+    const draft = load<Draft | null>(localStorage, name, null);
+    if (draft === null || Date.now() - draft.at > OLD_MS) save(localStorage, name, undefined);
+  }
 }

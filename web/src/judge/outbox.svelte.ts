@@ -3,9 +3,10 @@
 // same answer twice is harmless: its submission_id makes it one.
 import { post, Refused, Unreachable } from "../lib/api";
 import { session } from "../lib/session.svelte";
+import { load, names, save } from "../lib/stored";
 import type { Stored, Submission } from "../lib/types";
 
-const PREFIX = "tropism.outbox.";
+const PREFIX = "outbox.";
 const FIRST_WAIT_MS = 1_000;
 const LONGEST_WAIT_MS = 30_000;
 
@@ -127,8 +128,8 @@ class Outbox {
   }
 
   private remove(entry: Entry): void {
-    localStorage.removeItem(PREFIX + entry.body.submission_id);
     const id = entry.body.submission_id;
+    save(localStorage, `${PREFIX}${id}`, undefined);
     this.entries = this.entries.filter((one) => one.body.submission_id !== id);
   }
 
@@ -137,23 +138,15 @@ class Outbox {
   }
 }
 
-/** One key for each answer: two tabs then never overwrite one another's. */
+/** One key for each answer: two tabs then never overwrite one another's. Where storage is full or refused, the answer is
+ * still sent from memory. */
 function keep(entry: Entry): void {
-  try {
-    localStorage.setItem(PREFIX + entry.body.submission_id, JSON.stringify(entry));
-  } catch {
-    // storage is full or refused: the answer is still sent from memory
-  }
+  save(localStorage, `${PREFIX}${entry.body.submission_id}`, entry);
 }
 
 function stored(): Entry[] {
-  const found: Entry[] = [];
-  for (let i = 0; i < localStorage.length; i += 1) {
-    const name = localStorage.key(i);
-    const text = name?.startsWith(PREFIX) ? localStorage.getItem(name) : null;
-    if (text) found.push(JSON.parse(text) as Entry);
-  }
-  return found.sort((a, b) => a.at - b.at);
+  const found = names(localStorage, PREFIX).map((name) => load<Entry | null>(localStorage, name, null));
+  return found.filter((entry) => entry !== null).sort((a, b) => a.at - b.at);
 }
 
 export const outbox = new Outbox();

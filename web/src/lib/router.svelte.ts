@@ -8,13 +8,21 @@ class Router {
   }
 
   get parts(): string[] {
-    return this.path.split("/").map(decodeURIComponent);
+    return this.path.split("/").map(decoded);
   }
 
   go(path: string, replace = false): void {
     if (replace) history.replaceState(null, "", `#/${path}`);
     else history.pushState(null, "", `#/${path}`);
     this.path = path;
+  }
+}
+
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // a stray % in an address that somebody typed
   }
 }
 

@@ -1,6 +1,6 @@
 // Who is signed in, and what they have set: language, theme, single-key shortcuts.
 import { call, get, post, Refused, setCsrf } from "./api";
-import { load, save } from "./stored";
+import { load, names, save } from "./stored";
 import { ROLES, type Account, type Language, type Role, type SessionInfo, type Settings, type Theme } from "./types";
 
 class Session {
@@ -39,6 +39,9 @@ class Session {
 
   async signOut(): Promise<void> {
     await call("DELETE", "session");
+    // whoever sits down next is not to read them; the studio has them
+    for (const name of names(localStorage, "draft.")) save(localStorage, name, undefined);
+    save(sessionStorage, "held", undefined);
     await this.refresh();
   }
 
