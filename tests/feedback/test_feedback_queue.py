@@ -204,6 +204,18 @@ def test_trap_47_a_closed_laptop_finds_its_question_and_draft_again(database: Da
     assert violations(database) == []
 
 
+def test_what_ran_out_for_good_hides_nothing_that_is_held(database: Database) -> None:
+    case = Case(database, n=6)
+    lost = case.claim(0, 3)
+    case.clock.now += 301
+    for claimed in case.claim(1, 3):
+        case.submit(claimed, 1)
+    held = case.claim(0, 2)
+    assert {c.assignment_id for c in held}.isdisjoint(c.assignment_id for c in lost)
+    assert case.claim(0, 2) == held
+    assert case.claim(0, 4)[:2] == held
+
+
 def test_a_released_question_is_free_for_others(database: Database) -> None:
     case = Case(database, n=1)
     (claimed,) = case.claim(0)

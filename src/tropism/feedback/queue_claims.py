@@ -30,7 +30,8 @@ FROM teachers t LEFT JOIN people p ON p.pseudonym = t.id WHERE t.id = ?
 _HELD = """
 SELECT a.id, a.query_id, a.purpose, a.shown_order, a.status, d.body, q.kind, a.ordinal
 FROM assignments a JOIN queries q ON q.id = a.query_id LEFT JOIN drafts d ON d.assignment_id = a.id
-WHERE a.teacher_id = ? AND a.status IN ('open', 'expired')
+WHERE a.teacher_id = ? AND a.status IN ('open', 'expired') AND (a.status = 'open' OR a.purpose IN ('gold', 'repeat')
+    OR EXISTS (SELECT 1 FROM query_state s WHERE s.query_id = a.query_id AND s.taken < s.wanted))
 """
 _RENEW = "UPDATE assignments SET heartbeat_at = ?, expires_at = ? WHERE id = ?"
 _REVIVE = "UPDATE assignments SET status = 'open', placed = ?, heartbeat_at = ?, expires_at = ? WHERE id = ?"
@@ -134,11 +135,12 @@ class Claims:
     def _held(
         self, rows: Rows, teacher_id: str, count: int, kinds: Collection[str] | None, now: float
     ) -> list[Claimed]:
-        """What the person has claimed before, under a new lease; a claim that ran out is theirs again if it can be."""
+        """What the person has claimed before, under a new lease: what is theirs, then what ran out and can be again."""
         until = now + self.settings.lease_s
         # locked before any query is, and queries in one order: so two transactions never wait for one another
         theirs = rows.all(f"{_HELD} FOR UPDATE OF a" if rows.postgres else _HELD, teacher_id)
-        theirs.sort(key=lambda row: row[7])  # not in SQL: for an order SQLite would read all that a person ever did
+        # not in SQL: for the order of questions SQLite would read all that a person ever did
+        theirs.sort(key=lambda row: (row[4] == "expired", row[7]))
         wanted = [row for row in theirs if kinds is None or row[6] in kinds][:count]
         lost = set()
         for id_, query_id, purpose, _, status, *_ in sorted(wanted, key=lambda row: row[1]):
