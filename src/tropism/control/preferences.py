@@ -28,6 +28,7 @@ from tropism.control.reward_network import LearnedReward, SegmentEnsemble, Shape
 from tropism.control.rollouts import RewardFunction, Steps
 from tropism.control.state_entropy import StateEntropy
 from tropism.digests import digest
+from tropism.environments.fixed_horizon import require_fixed_horizon
 from tropism.environments.images import numbers, numbers_size
 from tropism.environments.segments import Chunk, check_length
 from tropism.environments.stepping import Episode, Place
@@ -105,6 +106,8 @@ class PreferenceLearner:
                 f"{environments.count} environment, of which {self.held_out} would be held out",
                 "raise environment.count, or hold none out",
             )
+        if not preferences.allow_variable_horizon:
+            require_fixed_horizon(environments.spec)
         check_length(preferences.segment_length, environments.horizon)
         self.shape = Shape.of(environments, reward.successors)
         self.pool = SegmentPool(preferences.segment_length, preferences.pool_chunks)
