@@ -144,6 +144,33 @@ def test_the_quality_report(here: Running) -> None:
     assert lead.get("lead/planner", params={"difference": 0.7}).status_code == 422
 
 
+def test_what_stays_unsure_is_asked_further(tmp_path: Path) -> None:
+    settings = StudioSettings(most_votes=3, undo_s=0.05)
+    with running(make_study(tmp_path / "s", votes=2), settings) as here:
+        queries = ask(here.studio, "comparison", 30)
+        disputed = {query.id for query in queries[:5]}
+        one, two = here.person("annotator", "one"), here.person("annotator", "two")
+        for judge in (one, two):
+            for _ in range(30):
+                (item,) = judge.claim()
+                query = here.studio.assignments.find(
+                    item["assignment"], here.pseudonym("one" if judge is one else "two")
+                ).query
+                better = "answer 1" if judge is two and query.id in disputed else "answer 0"
+                key = next(c["key"] for c in item["candidates"] if c["text"].startswith(better))
+                assert judge.submit(item["assignment"], {"choice": key}).status_code == 200
+        table = schema.query_state
+
+        def wanted() -> set[str]:
+            with here.studio.database.read() as connection:
+                return set(connection.execute(sa.select(table.c.query_id).where(table.c.wanted == 3)).scalars())
+
+        assert until(lambda: wanted() >= disputed, 40)
+        assert len(wanted()) < 30
+        assert here.person("annotator", "three").claim()[0]["kind"] == "comparison"
+        assert "wanted" not in here.person("lead").get("lead/quality").json()
+
+
 class Receiver(ThreadingHTTPServer):
     """Another program that is told things."""
 

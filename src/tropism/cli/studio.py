@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from tropism.studio.settings import StudioSettings
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The study's folder.")]
 
@@ -35,27 +32,15 @@ def studio(
     lease: Annotated[float, typer.Option("--lease", help="Seconds a question is held without a sign of life.")] = 300.0,
     gold_rate: Annotated[float, typer.Option("--gold-rate", help="Share of questions with a known answer.")] = 0.0,
     repeat_rate: Annotated[float, typer.Option("--repeat-rate", help="Share of questions asked a second time.")] = 0.0,
+    most_votes: Annotated[
+        int, typer.Option("--most-votes", min=0, help="Ask up to so many people about comparisons that stay unsure.")
+    ] = 0,
 ) -> None:
     """Open the studio: people judge in a browser, while the study runs or before. Ends with Ctrl-C."""
     from tropism.studio.serving import serve
-
-    settings = _settings(host, port, solo, name, database_url, lease, gold_rate, repeat_rate)
-    serve(folder, settings, typer.echo)
-
-
-def _settings(
-    host: str,
-    port: int,
-    solo: bool,
-    name: list[str] | None,
-    database_url: str | None,
-    lease: float,
-    gold_rate: float,
-    repeat_rate: float,
-) -> StudioSettings:
     from tropism.studio.settings import StudioSettings
 
-    return StudioSettings(
+    settings = StudioSettings(
         solo=solo,
         host=host,
         port=port,
@@ -64,4 +49,6 @@ def _settings(
         lease_s=lease,
         gold_rate=gold_rate,
         repeat_rate=repeat_rate,
+        most_votes=most_votes,
     )
+    serve(folder, settings, typer.echo)

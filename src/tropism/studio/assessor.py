@@ -23,17 +23,17 @@ REST_S = 20.0
 _log = logging.getLogger("tropism.studio")
 
 
-def _report(place: Path | str) -> dict[str, Any]:
+def _report(place: Path | str, most_votes: int) -> dict[str, Any]:
     from tropism.studio import judged  # scipy's statistics take seconds to load: in that process alone
 
-    return judged.report(place)
+    return judged.report(place, most_votes)
 
 
 class Assessor:
-    """The reports of one study. ``place``: its database. Threads share it."""
+    """The reports of one study. ``place``: its database; ``most_votes``: see ``judged.report``. Threads share it."""
 
-    def __init__(self, place: Path | str) -> None:
-        self.place = place
+    def __init__(self, place: Path | str, most_votes: int = 0) -> None:
+        self.place, self.most_votes = place, most_votes
         self._pool: ProcessPoolExecutor | None = None
         self._making: Future[dict[str, Any]] | None = None
         self._made: tuple[Mapping[str, Any], int, float] | None = None
@@ -51,7 +51,7 @@ class Assessor:
             if stale and self._making is None:
                 if self._pool is None:
                     self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-                self._asked_for, self._making = events, self._pool.submit(_report, self.place)
+                self._asked_for, self._making = events, self._pool.submit(_report, self.place, self.most_votes)
             return (None if self._made is None else self._made[0]), self._making is not None
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a studio does beside answering: leases that ran out, questions made ready, sealing, telling other programs.
+"""What a studio does beside answering: leases that ran out, questions made ready or asked further, sealing, webhooks.
 
 One thread, woken by votes and by the clock; it never holds a request. What fails is written to the log and tried again
 at the next turn; a bug ends the thread, and ``/healthz`` says so. Left out: curves and the stream (``stream.py``),
@@ -28,6 +28,7 @@ class Housekeeper:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self.deliverer = Deliverer(studio.database)
+        self._asked_by = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="studio-housekeeper", daemon=True)
 
@@ -49,9 +50,25 @@ class Housekeeper:
     def turn(self) -> None:
         """Everything once."""
         self.studio.queue.counts()  # takes in what the study asks, and frees what has run out
+        self._ask_further()
         self.studio.presenter.warm(WARMED)
         self.studio.log.seal()
         self.deliverer.turn()
+
+    def _ask_further(self) -> None:
+        """Adaptive overlap: raise how many people are asked about comparisons that their votes leave unsure."""
+        if not self.studio.settings.most_votes:
+            return
+        report, _ = self.studio.assessor.newest(self.studio.newest_event())
+        if report is None or report["at"] == self._asked_by:
+            return
+        self._asked_by = report["at"]
+        by_votes: dict[int, list[str]] = {}
+        for query, votes in report.get("wanted", {}).items():
+            if votes > self.studio.facts.votes_per_query:
+                by_votes.setdefault(votes, []).append(query)
+        for votes, queries in by_votes.items():
+            self.studio.queue.want(queries, votes)
 
     def _run(self) -> None:
         while not self._ended.is_set():

@@ -91,10 +91,9 @@ class Guard:
     async def _body(self, scope: Scope, headers: dict[bytes, str], receive: Receive) -> tuple[Response | None, Receive]:
         """Read the body, which is JSON of a bearable size or empty, and hand it on."""
         limit = self.bulk_limit if scope["path"] in self.bulk else self.limit
-        too_large = refusal(413, "too_large", f"a body of more than {limit} bytes", "send less at once")
         declared = headers.get(b"content-length", "0")
-        if not declared.isdecimal() or int(declared[:18]) > limit or len(declared) > 18:
-            return too_large, receive
+        if not (declared.isascii() and declared.isdecimal()) or int(declared[:18]) > limit or len(declared) > 18:
+            return _too_large(limit), receive
         parts, size = [], 0
         while True:
             message = await receive()
@@ -102,7 +101,7 @@ class Guard:
                 break
             size += len(message.get("body", b""))
             if size > limit:
-                return too_large, receive
+                return _too_large(limit), receive
             parts.append(message.get("body", b""))
             if not message.get("more_body"):
                 break
@@ -112,6 +111,10 @@ class Guard:
         if body and (problem := _json_problem(body)):
             return refusal(422, "malformed", f"the body is {problem}", "send plain JSON in UTF-8"), receive
         return None, _replay(body, receive)
+
+
+def _too_large(limit: int) -> Response:
+    return refusal(413, "too_large", f"a body of more than {limit} bytes", "send less at once")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -22,6 +22,7 @@ from tropism.feedback.quality.agreement import krippendorff_alpha, pairwise_agre
 from tropism.feedback.quality.estimates import Estimate, share
 from tropism.feedback.quality.joint_fit import JointFit, Term, fit_jointly
 from tropism.feedback.quality.kinds import kinds_of
+from tropism.feedback.quality.overlap import votes_wanted
 from tropism.feedback.quality.planner import worth
 from tropism.feedback.quality.reliability import cycles, retest, time_outliers
 from tropism.feedback.quality.votes import NOMINAL, VotesRead, table_of, votes_of
@@ -37,8 +38,11 @@ _given = schema.assignments
 _CODES = {"a": 0, "b": 1, "tie": 2}
 
 
-def report(place: Path | str) -> dict[str, Any]:
-    """The report of the study whose database is at ``place``. Numbers that are not known are null."""
+def report(place: Path | str, most_votes: int = 0) -> dict[str, Any]:
+    """The report of the study whose database is at ``place``. Numbers that are not known are null.
+
+    ``most_votes``: ``wanted`` then has how many votes each comparison should have, at most that many.
+    """
     database = Database.open(place)
     try:
         judgements = [each for each in FeedbackLog(database).judgements() if each.teacher_kind in PEOPLE]
@@ -50,7 +54,9 @@ def report(place: Path | str) -> dict[str, Any]:
     finally:
         database.close()
     read = votes_of(judgements, _shown_first(rows))
-    found = {"at": time.time(), "judgements": len(judgements), "left_out": dict(read.left_out)}
+    found: dict[str, Any] = {"at": time.time(), "judgements": len(judgements), "left_out": dict(read.left_out)}
+    if most_votes and len(read.votes) >= FEW:
+        found["wanted"] = votes_wanted(read, most=most_votes)
     found |= (
         _agreement(judgements) | _fitted(read) | _repeated(rows, values) | _gold(rows, values, known) | _times(rows)
     )

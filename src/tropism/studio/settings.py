@@ -35,6 +35,8 @@ class StudioSettings:
     undo_s: float = 30.0
     gold_rate: float = 0.0
     repeat_rate: float = 0.0
+    most_votes: int = 0
+    """Adaptive overlap: a comparison is asked again while its votes leave it unsure, up to so many people; 0: never."""
     session_s: float = 14 * DAY_S
     idle_s: float = 3 * DAY_S
     invitation_s: float = 3 * DAY_S

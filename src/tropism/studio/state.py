@@ -87,7 +87,7 @@ class Studio:
             clips=clips,
             cookie=f"tropism_{digest(str(folder.resolve()))[:10]}",
             assignments=Assignments(database),
-            assessor=Assessor(settings.database_url or folder / "study.db"),
+            assessor=Assessor(settings.database_url or folder / "study.db", settings.most_votes),
         )
 
     def guideline_version(self) -> int | None:
@@ -98,6 +98,11 @@ class Studio:
                 version = connection.execute(sa.select(sa.func.max(schema.guidelines.c.version))).scalar()
             self._guideline = (time.monotonic() + 1.0, version)
         return version
+
+    def newest_event(self) -> int:
+        """The number of the newest feedback event; 0 where there is none."""
+        with self.database.read() as connection:
+            return connection.execute(sa.select(sa.func.max(schema.events.c.seq))).scalar() or 0
 
     def blind(self, caller: Caller, queries: Collection[str] | None = None) -> Blind:
         """What a caller must not see now, of some queries or of all."""

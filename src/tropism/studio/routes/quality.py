@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated
 
-import sqlalchemy as sa
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from tropism.store import schema
 from tropism.studio import oversight
 from tropism.studio.auth import Here, LeadReads
 from tropism.studio.problems import reply
-from tropism.studio.state import Studio
 
 router = APIRouter(tags=["lead"])
 
@@ -21,10 +18,11 @@ router = APIRouter(tags=["lead"])
 @router.get("/lead/quality")
 def quality(studio: Here, _caller: LeadReads) -> Response:
     """Agreement, the joint fit, repeats, gold, cycles, times; 202 while the first report is made."""
-    made, making = studio.assessor.newest(_events(studio))
+    made, making = studio.assessor.newest(studio.newest_event())
     if made is None:
         return reply({"computing": True}, 202)
-    return reply({**made, "computing": making})
+    shown = {name: value for name, value in made.items() if name != "wanted"}
+    return reply(shown | {"computing": making})
 
 
 @router.get("/lead/planner")
@@ -48,13 +46,8 @@ def cost(studio: Here, _caller: LeadReads) -> Response:
     """What a vote costs in people's time, and an effective one: a vote's worth of a good annotator."""
     with studio.database.read() as connection:
         spent = oversight.cost(connection)
-    made, _ = studio.assessor.newest(_events(studio))
+    made, _ = studio.assessor.newest(studio.newest_event())
     worth = (made or {}).get("worth")
     effective = None if worth is None else worth["effective"] / max(worth["votes"], 1) * spent["votes"]
     each = spent["seconds"] / effective if effective else None
     return reply(spent | {"effective_votes": effective, "seconds_per_effective_vote": each})
-
-
-def _events(studio: Studio) -> int:
-    with studio.database.read() as connection:
-        return connection.execute(sa.select(sa.func.max(schema.events.c.seq))).scalar() or 0
