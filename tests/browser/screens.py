@@ -151,7 +151,7 @@ def area_screens(studio: Opened, camera: Camera, area: str) -> None:
             page.click("button.primary")
             page.wait_for_selector("dd")
         if name == "ab":
-            page.fill("label:has-text('Name') input", "round 2 against round 1")
+            page.fill("form input >> nth=0", "round 2 against round 1")
             page.click("button.primary")
             page.wait_for_selector("section.panel")
             votes_of(studio, "mia", 1.0)
