@@ -1,14 +1,16 @@
-"""What goes along with an answer: remarks of any kind, kept as drafts; chats; one person without a login."""
+"""What goes along with an answer and what becomes of it: remarks, drafts, chats, refusals, late answers, no login."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from browser_cases import GOOD, QUESTIONS, WORSE, Opened, make_study, opened
+from browser_cases import GOOD, PASSWORD, QUESTIONS, WORSE, Opened, make_study, opened
 
+from tropism.feedback.records import Answer
 from tropism.store import schema
 from tropism.studio.settings import StudioSettings
 
@@ -115,3 +117,31 @@ def test_a_refused_answer_comes_back_to_be_mended(studio: Opened, visit: Visit) 
     page.wait_for_selector("[data-empty]")
     page.wait_for_selector("[data-banner=refused]", state="detached")
     assert len(studio.events()) == 1
+
+
+def test_a_late_answer_is_kept(tmp_path: Path, chromium: Any) -> None:
+    """The claim ran out and somebody else has answered: the first person's answer is kept, and said to be late."""
+    with opened(make_study(tmp_path / "s"), StudioSettings(lease_s=1.0)) as studio:
+        studio.account("annotator", "mia")
+        studio.account("annotator", "noah")
+        studio.ask("approval", [GOOD], "Good?")
+        page = chromium.new_page(locale="en-GB")
+        page.goto(studio.base)
+        page.fill("input[autocomplete=username]", "mia")
+        page.fill("input[type=password]", PASSWORD)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("[data-item]")
+        table = schema.accounts
+        with studio.studio.database.read() as connection:
+            noah = connection.execute(sa.select(table.c.pseudonym).where(table.c.name == "noah")).scalar_one()
+        for _ in range(100):
+            claimed, _ = studio.studio.queue.claim(noah, 1)
+            if claimed:
+                break
+            page.wait_for_timeout(100)
+        answer = Answer({"kind": "approval", "approved": False}, None, 900)
+        studio.studio.queue.submit(claimed[0].assignment_id, noah, str(uuid.uuid4()), [answer])
+        page.keyboard.press("1")
+        page.wait_for_selector("[data-said] >> text=kept and marked as late")
+        page.close()
+        assert sorted(event.value["approved"] for event in studio.events()) == [False, True]
