@@ -259,7 +259,8 @@ def main() -> None:
                 found, figures[kind] = measure(kind, admin, given)
         claims += found
     settings = {name: getattr(given, name) for name in ("people", "votes", "queries", "ingest", "seconds", "repeats")}
-    write_result("studio_store", claims, {"settings": settings, "figures": figures}, given.quick)
+    name = "studio_store" if len(given.databases) > 1 else f"studio_store_{given.databases[0]}"
+    write_result(name, claims, {"settings": settings, "figures": figures}, given.quick)
 
 
 if __name__ == "__main__":

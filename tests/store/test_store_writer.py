@@ -251,6 +251,15 @@ def test_turns_go_to_whoever_has_waited_longest() -> None:
     assert turns.acquire(timeout=0)
 
 
+def test_several_places_are_had_at_once_and_no_more() -> None:
+    turns = Turns(3)
+    assert [turns.acquire(timeout=0) for _ in range(4)] == [True, True, True, False]
+    turns.release()
+    with turns:
+        assert not turns.acquire(timeout=0.01)
+    assert turns.acquire(timeout=0)
+
+
 def test_a_busy_writer_lets_others_of_its_process_in(tmp_path: Path) -> None:
     with new_database("sqlite", tmp_path) as database:
         writer, stop = GroupWriter(database), threading.Event()

@@ -1,28 +1,29 @@
-"""A lock that is had in the order in which it was asked for.
+"""A lock, or a number of places, had in the order in which they were asked for.
 
-``threading.Lock`` may be taken again by the thread that has just let it go, for as long as that thread likes: a writer
-under load would keep everybody else in its process waiting. Left out: other processes, which the database sees to.
+``threading``'s own may be taken again by the thread that has just let go, for as long as that thread likes: a busy
+writer would keep everybody else in its process waiting. Left out: other processes, which the database sees to.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from types import TracebackType
 
 
 class Turns:
-    """Acquire and release like ``threading.Lock``."""
+    """Acquire and release like ``threading.Lock``, by ``places`` threads at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: int = 1) -> None:
         self._mutex = threading.Lock()
         self._waiting: deque[threading.Lock] = deque()
-        self._held = False
+        self._free = places
 
     def acquire(self, timeout: float = -1) -> bool:
-        """Whether it is had within ``timeout`` seconds (-1: waits for ever)."""
+        """Whether a place is had within ``timeout`` seconds (-1: waits for ever)."""
         with self._mutex:
-            if not self._held:
-                self._held = True
+            if self._free:
+                self._free -= 1
                 return True
             turn = threading.Lock()
             turn.acquire()
@@ -36,9 +37,17 @@ class Turns:
             return False
 
     def release(self) -> None:
-        """Hand it to whoever has waited longest."""
+        """Hand the place to whoever has waited longest."""
         with self._mutex:
             if self._waiting:
                 self._waiting.popleft().release()
             else:
-                self._held = False
+                self._free += 1
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

@@ -25,6 +25,7 @@ from tropism.errors import StoreError
 from tropism.store.database import Database
 from tropism.store.failures import as_store_error
 from tropism.store.rows import Rows
+from tropism.store.turns import Turns
 
 _T = TypeVar("_T")
 
@@ -74,7 +75,7 @@ class GroupWriter:
         self._mutex = threading.Lock()
         self._thread: threading.Thread | None = None
         self._pool: ThreadPoolExecutor | None = None
-        self._places = threading.BoundedSemaphore(_AT_ONCE)
+        self._places = Turns(_AT_ONCE)
 
     def run(self, job: Callable[[Rows], _T]) -> _T:
         """Do a job and come back when it is durable, with what it gave. Errors: the job's own, and the database's."""
