@@ -3,8 +3,8 @@
     pip install schemathesis        (in an environment of its own, if you like: --schemathesis PATH)
     python tests/studio/fuzz_studio.py [--minutes 10]
 
-Not part of the test-suite, since it takes long and needs a tool that nothing else here needs. The stream is left out (it
-never ends), and DELETE (it would take away the token that is used).
+Not part of the test-suite, since it takes long and needs a tool that nothing else here needs. The stream is left out
+(it never ends), and DELETE (it would take away the token that is used).
 """
 
 from __future__ import annotations

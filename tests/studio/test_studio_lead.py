@@ -141,7 +141,9 @@ def test_the_quality_report(here: Running) -> None:
     assert lead.get("lead/cost").json()["effective_votes"] is not None
     plan = lead.get("lead/planner", params={"difference": 0.1, "power": 0.8}).json()
     assert 150 < plan["labels"] < 250  # 194 by the normal approximation
-    assert lead.get("lead/planner", params={"difference": 0.7}).status_code == 422
+    for difference, skill in ((0.7, 1), (0, 1), (1e-300, 1), (0.1, 1e-300), (0.1, 11)):
+        assert lead.get("lead/planner", params={"difference": difference, "skill": skill}).status_code == 422
+    assert lead.get("lead/planner", params={"difference": 0.001, "skill": 0.01}).status_code == 400
 
 
 def test_what_stays_unsure_is_asked_further(tmp_path: Path) -> None:

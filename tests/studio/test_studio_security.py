@@ -334,7 +334,7 @@ def test_guessing_passwords_takes_ever_longer(here: Running) -> None:
     def guess(who: str, password: str) -> httpx.Response:
         return stranger.post("session", json={"name": who, "password": password})
 
-    for who in (name, "nobody at all"):
+    for who in ("nobody at all", name):
         codes = [guess(who, f"wrong {i}").json()["error"]["code"] for i in range(7)]
         assert codes == ["wrong_password"] * 5 + ["slow_down"] * 2, who
     locked = guess(name.upper(), PASSWORD)  # the right one does not help, nor does writing the name otherwise

@@ -28,9 +28,9 @@ def quality(studio: Here, _caller: LeadReads) -> Response:
 @router.get("/lead/planner")
 def planner(
     _caller: LeadReads,
-    difference: Annotated[float, Query(gt=0, lt=0.5)] = 0.1,
+    difference: Annotated[float, Query(ge=0.001, lt=0.5)] = 0.1,
     power: Annotated[float, Query(gt=0, lt=1)] = 0.8,
-    skill: Annotated[float, Query(gt=0, le=10)] = 1.0,
+    skill: Annotated[float, Query(ge=0.01, le=10)] = 1.0,
     overlap: Annotated[int, Query(ge=1, le=20)] = 1,
     alike: Annotated[float, Query(ge=0, le=1)] = 0.5,
 ) -> Response:
