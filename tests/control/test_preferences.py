@@ -52,14 +52,19 @@ def share_of_optimum(made: PreferenceLearner) -> float:
     return (played - chance) / (-1.2 - chance)
 
 
+def at_length(selection: str = "random", reward: RewardSection = FITTED) -> PreferenceLearner:
+    """With labels and steps enough that what is learned hardly hangs on the seed (0.9 to 1.0 over five)."""
+    return train(learner(12_000, Asking(160, "comparison", selection, 0.125), reward=reward))  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def trained() -> PreferenceLearner:
-    return train(learner())
+    return at_length()
 
 
 def test_it_learns_what_the_teacher_wants(trained: PreferenceLearner) -> None:
     assert share_of_optimum(trained) > 0.8
-    assert trained.answered == 80
+    assert trained.answered == 160
 
 
 def test_a_teacher_with_the_opposite_taste_gets_the_opposite() -> None:
@@ -96,12 +101,11 @@ def test_ratings_of_single_steps_teach_too() -> None:
 
 @pytest.mark.parametrize("selection", ["disagreement", "entropy", "k_centre"])
 def test_chosen_questions(selection: str) -> None:
-    made = learner(asking=Asking(80, "comparison", selection, 0.125))  # type: ignore[arg-type]
-    assert share_of_optimum(train(made)) > 0.6
+    assert share_of_optimum(at_length(selection)) > 0.6
 
 
 def test_the_regret_form_is_taken_where_it_predicts_better() -> None:
-    made = train(learner(total=5000, reward=FITTED.model_copy(update={"form": "auto"})))
+    made = at_length(reward=FITTED.model_copy(update={"form": "auto"}))
     assert made.reward is not None
     assert made.reward.ensemble.form in ("partial_return", "regret")
     assert share_of_optimum(made) > 0.4
@@ -110,7 +114,7 @@ def test_the_regret_form_is_taken_where_it_predicts_better() -> None:
 def test_steps_are_counted_at_the_environment(trained: PreferenceLearner) -> None:
     asked_about = 256 * 8  # the untrained policy's steps count as well
     assert trained.agent.environments.steps == asked_about + trained.turns * 64 * 8
-    assert trained.agent.environments.steps - 8_000 < 64 * 8
+    assert trained.agent.environments.steps - trained.total < 64 * 8
 
 
 def test_a_skip_is_not_charged() -> None:
@@ -161,7 +165,7 @@ def test_segments_do_not_cross_an_episode(trained: PreferenceLearner) -> None:
 def test_held_out_questions_are_of_held_out_environments(trained: PreferenceLearner) -> None:
     judgements = trained.questions.known()
     splits = [j.task.split for j in judgements]
-    assert splits.count("validation") == 10
+    assert splits.count("validation") == pytest.approx(20, abs=2)  # an eighth, rounded at every session
     assert splits.count("train") == 70
 
 
