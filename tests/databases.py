@@ -6,9 +6,7 @@ A PostgreSQL server is started once in a test process, by the project's own scri
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import subprocess
 import tempfile
 import uuid
@@ -26,6 +24,7 @@ from tropism.store.server import make_engine, note_address
 
 DATABASES = ("sqlite", "postgresql")
 """What ``new_database`` can make."""
+_watching: list[subprocess.Popen[bytes]] = []  # kept, so that their pipes stay open
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "postgres.sh"
 
 
@@ -76,12 +75,11 @@ def _server() -> str:
         [SCRIPT, "start", folder / "pg", *fast], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-
-    @atexit.register
-    def stop() -> None:
-        subprocess.run([SCRIPT, "stop", folder / "pg"], check=False, timeout=120)
-        shutil.rmtree(folder, ignore_errors=True)
-
+    # ends with this process, however that ends: the pipe is closed then
+    stop = 'cat > /dev/null; "$1" stop "$2/pg"; rm -rf "$2"'
+    _watching.append(
+        subprocess.Popen(["bash", "-c", stop, "stop", SCRIPT, folder], stdin=subprocess.PIPE, start_new_session=True)
+    )
     return done.stdout.strip()
 
 
