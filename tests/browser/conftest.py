@@ -45,7 +45,7 @@ class Watch:
         page.on("request", lambda request: self._asked(request.url, base))
 
     def _failed(self, request: Any) -> None:
-        if not request.url.endswith(("/stream", "progress")):  # a stream ends when its page is left
+        if request.failure != "net::ERR_ABORTED":  # whatever is under way when its page is left or loaded anew
             self.problems.append(f"failed {request.url} {request.failure}")
 
     def _asked(self, url: str, base: str) -> None:
