@@ -6,6 +6,7 @@ The table of routes is compared with the application's own: a new address withou
 from __future__ import annotations
 
 import json
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -343,6 +344,23 @@ def test_guessing_passwords_takes_ever_longer(here: Running) -> None:
     time.sleep(2.1)
     assert guess(name, PASSWORD).status_code == 200
     assert guess(name, "wrong again").json()["error"]["code"] == "wrong_password"
+
+
+def test_many_guesses_at_once_are_no_way_round_the_wait(here: Running) -> None:
+    name = here.account("annotator", "stormed")
+    codes: list[str] = []
+
+    def guess(number: int) -> None:
+        answer = here.nobody().post("session", json={"name": name, "password": f"wrong {number}"})
+        codes.append(answer.json()["error"]["code"])
+
+    threads = [threading.Thread(target=guess, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes.count("wrong_password") == 5
+    assert codes.count("slow_down") == 11
 
 
 def test_whoever_is_disabled_is_out_at_once(here: Running, people: dict[str, Caller]) -> None:

@@ -107,29 +107,34 @@ def accept(database: Database, token: str, name: str, password: str, *, first: b
 def sign_in(database: Database, name: str, password: str, free: int) -> str:
     """The id of the account with this name and password. ``free``: wrong ones before waits begin.
 
-    Errors: ApiError, 401 if it does not fit, 429 while one has to wait (the password is not looked at then).
+    An attempt is counted before the password is looked at, so that many at once are no way round the wait. Whoever
+    guesses at a name keeps its owner waiting too, at most a quarter of an hour. Errors: ApiError, 401 if it does not
+    fit, 429 while one has to wait (the password is not looked at then).
     """
-    key, now = f"name:{name.strip().lower()}"[:200], time.time()
+    key = f"name:{name.strip().lower()}"[:200]
     failures = schema.login_failures
-    with database.read() as connection:
-        failed = connection.execute(sa.select(failures).where(failures.c.key == key)).first()
-        row = connection.execute(sa.select(_table).where(sa.func.lower(_table.c.name) == name.strip().lower())).first()
-    if failed is not None and failed.blocked_until > now:
-        left = failed.blocked_until - now
-        fix = f"wait {left:.0f} seconds"
-        raise ApiError(429, "slow_down", "too many wrong passwords for this name", fix, retry_s=left)
-    active = row is not None and row.status == "active"
-    fits = password_fits(password, row.password_hash if row is not None and active else None)
     with database.write() as connection:
-        if fits and row is not None:
-            connection.execute(sa.delete(failures).where(failures.c.key == key))
-            note(connection, row.id, "session.create", row.id)
-            return str(row.id)
-        count = connection.execute(sa.select(failures.c.count).where(failures.c.key == key)).scalar() or 0
-        wait = wait_s(count + 1, free)
+        failed = connection.execute(sa.select(failures).where(failures.c.key == key)).first()
+        now = time.time()
+        if failed is not None and failed.blocked_until > now:
+            left = failed.blocked_until - now
+            fix = f"wait {left:.0f} seconds"
+            raise ApiError(429, "slow_down", "too many wrong passwords for this name", fix, retry_s=left)
+        count = 1 if failed is None else int(failed._mapping["count"]) + 1
         connection.execute(sa.delete(failures).where(failures.c.key == key))
-        connection.execute(sa.insert(failures).values(key=key, count=count + 1, blocked_until=now + wait))
-        note(connection, None if row is None else row.id, "session.refuse", "", {"failures": count + 1})
+        row = {"key": key, "count": count, "blocked_until": now + wait_s(count, free)}
+        connection.execute(sa.insert(failures).values(row))
+        account = connection.execute(
+            sa.select(_table).where(sa.func.lower(_table.c.name) == name.strip().lower())
+        ).first()
+    active = account is not None and account.status == "active"
+    fits = password_fits(password, account.password_hash if account is not None and active else None)
+    with database.write() as connection:
+        if fits and account is not None:
+            connection.execute(sa.delete(failures).where(failures.c.key == key))
+            note(connection, account.id, "session.create", account.id)
+            return str(account.id)
+        note(connection, None if account is None else account.id, "session.refuse", "", {"failures": count})
     raise ApiError(401, "wrong_password", "name and password do not fit", "check both; names ignore case")
 
 
