@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 import sqlalchemy as sa
 
@@ -16,7 +17,8 @@ from tropism.errors import TropismError
 from tropism.studio.state import Studio
 from tropism.studio.webhooks import Deliverer
 
-TURN_S = 1.0
+TURN_S, LOOK_S = 1.0, 3.0
+"""Between turns, and between looks at the whole queue, which take longer the longer it is."""
 WARMED = 500
 """Questions made ready in one turn."""
 _log = logging.getLogger("tropism.studio")
@@ -28,7 +30,7 @@ class Housekeeper:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self.deliverer = Deliverer(studio.database)
-        self._asked_by = 0.0
+        self._asked_by, self._looked_at = 0.0, float("-inf")
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="studio-housekeeper", daemon=True)
 
@@ -49,8 +51,10 @@ class Housekeeper:
 
     def turn(self) -> None:
         """Everything once."""
-        self.studio.queue.counts()  # takes in what the study asks, and frees what has run out
-        self._ask_further()
+        if time.monotonic() - self._looked_at >= LOOK_S:
+            self._looked_at = time.monotonic()
+            self.studio.queue.counts()  # takes in what the study asks, and frees what has run out
+            self._ask_further()
         self.studio.presenter.warm(WARMED)
         self.studio.log.seal()
         self.deliverer.turn()
