@@ -110,7 +110,8 @@ class StudyAsker:
     def judgements(self) -> list[Judgement]:
         """See ``Asker``; the log is read again only where it has grown."""
         with self.log.database.read() as connection:
-            newest = connection.execute(sa.select(sa.func.max(schema.events.c.seq))).scalar() or 0
-        if newest != self._seen:
-            self._seen, self._judgements = newest, self.log.judgements()
+            # counted, not the newest number: on a server a row may be committed after one with a higher number
+            known = connection.execute(sa.select(sa.func.count()).select_from(schema.events)).scalar_one()
+        if known != self._seen:
+            self._seen, self._judgements = known, self.log.judgements()
         return self._judgements
