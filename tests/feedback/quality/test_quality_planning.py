@@ -48,7 +48,7 @@ def test_less_skill_and_more_overlap_cost_votes() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"difference": 0.5}, {"difference": 0}, {"power": 1.0}, {"skill": 0}, {"overlap": 0}]
+    "wrong", [{"difference": 0.5}, {"difference": 0}, {"power": 1.0}, {"skill": 0}, {"skill": 1e-300}, {"overlap": 0}]
 )
 def test_impossible_plans_are_errors(wrong: dict[str, Any]) -> None:
     with pytest.raises(DataError):

@@ -74,7 +74,8 @@ def _powers(n: Integers, rate: float, level: float) -> Floats:
 def _sample(rate: float, power: float, level: float) -> int:
     """The smallest n from which on the exact power does not fall below ``power`` again (it is a saw over n)."""
     reach = float(norm.ppf(1 - level / 2) / 2 + norm.ppf(power) * math.sqrt(rate * (1 - rate)))
-    about = max(reach, 0.1) ** 2 / (rate - 0.5) ** 2
+    gap = (rate - 0.5) ** 2
+    about = max(reach, 0.1) ** 2 / gap if gap else math.inf
     if about > 1_000_000:
         raise DataError(f"a win rate of {rate:.5f} to be told from one half", "look for a larger difference, or skill")
     n = np.arange(max(1, math.floor(0.9 * about)), math.ceil(1.1 * about) + 60)
