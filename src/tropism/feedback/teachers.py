@@ -21,7 +21,6 @@ from tropism.feedback.records import Answer, Candidate, Query, Task
 from tropism.store.schema import events
 from tropism.store.schema import queries as asked
 
-
 DEMONSTRATOR = "demonstrations"
 """Who showed what a policy was started from, in the log."""
 
