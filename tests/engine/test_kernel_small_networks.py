@@ -21,7 +21,8 @@ pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="no C comp
 def agent(discrete: bool, seen: int, acts: int, **settings: object) -> Ppo:
     """A PPO that is given a batch instead of environments: those it only asks for their spaces."""
     space = gymnasium.spaces.Discrete(acts) if discrete else gymnasium.spaces.Box(-1, 1, (acts,))
-    spaces = SimpleNamespace(observation_size=seen, actions=acts, discrete=discrete, action_space=space, count=1)
+    shape = {"observation_size": seen, "actions": acts, "discrete": discrete}
+    spaces = SimpleNamespace(**shape, picture=None, action_space=space, count=1)
     return Ppo(spaces, PpoSettings(**settings), 3)  # type: ignore[arg-type]
 
 

@@ -69,7 +69,7 @@ SMALL: dict[str, Any] = {
     "preferences.sessions": 2,
     "reward.fit_steps": 60,
     "reward.fit_steps_again": 20,
-    "agent.steps": 6000,
+    "agent.steps": 9000,
     "ppo.steps_per_environment": 64,
     "ppo.gamma": 0.9,
     "ppo.learning_rate": 2e-3,

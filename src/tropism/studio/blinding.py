@@ -41,12 +41,10 @@ def blind_for(connection: Connection, caller: Caller, undo_s: float, queries: Co
     mine = sa.select(table.c.query_id).where(table.c.teacher_id == caller.pseudonym)
     final = time.time() - undo_s
     settled = mine.where(table.c.status.in_(("submitted", "skipped")), table.c.submitted_at < final)
-    # a repeat is held apart from the first answer, and must not be looked up either
+    # a repeat is held apart from the first answer, and must not be looked up either; who adjudicates has seen the votes
+    fresh = sa.and_(table.c.status.in_(("submitted", "skipped")), table.c.submitted_at >= final)
     held = mine.where(
-        sa.or_(
-            table.c.status.in_(("open", "expired")),
-            sa.and_(table.c.status.in_(("submitted", "skipped")), table.c.submitted_at >= final),
-        )
+        sa.or_(table.c.status.in_(("open", "expired")), sa.and_(fresh, table.c.purpose != "adjudication"))
     )
     joined = asked.join(schema.tasks, schema.tasks.c.id == asked.c.task_id)
     # every query that may be asked is in the queue by now (``Studio.blind`` sees to it); gold is asked without end
