@@ -101,7 +101,7 @@ def test_twenty_pairs_by_keyboard(studio: Opened, visit: Visit) -> None:
     assert len({tuple(row.shown_order) for _, row in assignments.values()}) == 2, "the position is drawn anew each time"
     median, late = statistics.median(times), times[int(0.95 * len(times))]
     print(f"key press to next item: median {median:.1f} ms, p95 {late:.1f} ms")
-    # of so few the 95th percentile is the slowest, and another test may have the core: TROPISM_TIMING on an idle machine
+    # of so few the 95th percentile is the slowest, and other tests run beside: TROPISM_TIMING is for an idle machine
     assert (late if os.environ.get("TROPISM_TIMING") else median) <= 100
     assert page.watch.problems == []
 
