@@ -210,6 +210,18 @@ def receiver() -> Iterator[Receiver]:
     made.server_close()
 
 
+def test_an_empty_queue_is_told_also_where_it_was_counted_before_the_webhook_was_made(
+    here: Running, receiver: Receiver
+) -> None:
+    ask(here.studio, "comparison")
+    vote(here.person("annotator", "one"), "answer 0")
+    here.person("admin").post("webhooks", json={"url": receiver.url, "events": ["queue"]})
+    until(lambda: receiver.said("ping"))
+    assert not receiver.said("queue")
+    vote(here.person("annotator", "two"), "answer 0")
+    until(lambda: receiver.said("queue"))
+
+
 def test_other_programs_are_told_signed_in_order_and_again(here: Running, receiver: Receiver) -> None:
     ask(here.studio, "comparison", 2)
     admin = here.person("admin")
@@ -230,14 +242,10 @@ def test_other_programs_are_told_signed_in_order_and_again(here: Running, receiv
     items = admin.get(f"webhooks/{hook['id']}/deliveries").json()["items"]
     failed = [row for row in items if row["error"]]
     assert [(row["error"], row["attempts"]) for row in failed] == [("status 500", 1)]
-
-    def queue_told() -> list[Any]:
-        with here.studio.database.write() as connection:  # as if its ten seconds had passed, whenever it is put off
-            table = schema.deliveries
-            connection.execute(sa.update(table).where(table.c.next_at.is_not(None)).values(next_at=0.0))
-        return receiver.said("queue")
-
-    until(queue_told)
+    with here.studio.database.write() as connection:  # as if its ten seconds had passed
+        table = schema.deliveries
+        connection.execute(sa.update(table).where(table.c.next_at.is_not(None)).values(next_at=0.0))
+    until(lambda: receiver.said("queue"))
     told = [event["seq"] for data in receiver.said("feedback") for event in data["events"]]
     assert sorted(set(told)) == [event.seq for event in events(here.studio)]
     assert told == sorted(told)

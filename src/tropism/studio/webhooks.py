@@ -42,7 +42,7 @@ def signature(secret: str, at: int, body: bytes) -> str:
 @dataclass
 class Cursor:
     """How far a webhook was told: the newest event's row, the newest finished stage's time, and the votes that were
-    wanted when the queue was last empty."""
+    wanted when the queue was last empty (0: it has not been yet)."""
 
     seq: int
     at: float
@@ -67,7 +67,8 @@ def create_in(connection: Connection, url: str, events: list[str], created_by: s
     row = {"id": made, "url": url, "secret": secret, "events": events, "created_by": created_by}
     connection.execute(sa.insert(_webhooks).values(row | {"created_at": time.time()}))
     seen = connection.execute(sa.select(sa.func.max(schema.events.c.seq))).scalar() or 0
-    _add(connection, made, "ping", Cursor(seen, time.time(), _queue(connection)[0]), {})
+    wanted, votes = _queue(connection)  # one that is not empty now is still to be told of
+    _add(connection, made, "ping", Cursor(seen, time.time(), wanted if votes >= wanted else 0), {})
     return made, secret
 
 
