@@ -51,8 +51,8 @@ class Task:
 
 
 FALLING = {"learning_rate_end": 0.0}
-"""Chosen on the true reward, as was HalfCheetah's smaller noise at the start: without it two runs in three ended in the
-same poor gait, whoever paid (300,000 steps, three seeds)."""
+"""Chosen on the true reward, as was HalfCheetah's smaller noise at the start: with more of it runs ended in a poor gait
+from which none got away, whoever paid."""
 NORMAL = {"normalise_observations": True, **FALLING}
 TASKS = (
     Task("HalfCheetah-v5", 1_000_000, {**NORMAL, "gamma": 0.98, "log_std": -1.0}, arms=(TRUE, "350", "700", "1400")),
