@@ -65,6 +65,8 @@ def _server() -> str:
     if find_spec("psycopg") is None:
         pytest.skip('psycopg is not installed (pip install "tropism[postgres]")')
     if given := os.environ.get("TROPISM_TEST_POSTGRES"):
+        if password := sa.make_url(given).password:  # study.url holds none
+            os.environ.setdefault("PGPASSWORD", password)
         return given
     if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
         pytest.skip("PostgreSQL is not installed (scripts/install_debian.sh postgresql)")

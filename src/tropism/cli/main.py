@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from tropism import __version__
-from tropism.cli import control, data, doctor, early, feedback, jobs, reward, sample, studio, study
+from tropism.cli import backup, control, data, doctor, early, feedback, jobs, reward, sample, studio, study
 from tropism.errors import InterruptedRun, TropismError
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ def options(
 
 study.add_to(app)
 studio.add_to(app)
+backup.add_to(app)
 jobs.add_to(app)
 sample.add_to(app)
 doctor.add_to(app)

@@ -27,7 +27,12 @@ def studio(
         typer.Option("--name", help="A host name that browsers use for it, as behind a proxy. May be repeated."),
     ] = None,
     database_url: Annotated[
-        str | None, typer.Option("--database-url", help="postgresql://USER@HOST/NAME, instead of DIR/study.db.")
+        str | None,
+        typer.Option(
+            "--database-url",
+            help="postgresql://USER@HOST/NAME, instead of DIR/study.db. DIR/study.url remembers it, but no password: "
+            "that belongs into PGPASSWORD or ~/.pgpass.",
+        ),
     ] = None,
     lease: Annotated[float, typer.Option("--lease", help="Seconds a question is held without a sign of life.")] = 300.0,
     gold_rate: Annotated[float, typer.Option("--gold-rate", help="Share of questions with a known answer.")] = 0.0,
@@ -37,9 +42,12 @@ def studio(
     ] = 0,
 ) -> None:
     """Open the studio: people judge in a browser, while the study runs or before. Ends with Ctrl-C."""
+    from tropism.store.placing import place_on_server
     from tropism.studio.serving import serve
     from tropism.studio.settings import StudioSettings
 
+    if database_url is not None and (said := place_on_server(folder, database_url)):
+        typer.echo(said)
     settings = StudioSettings(
         solo=solo,
         host=host,

@@ -50,7 +50,7 @@ class Database:
         self.engine = engine
         self.timeout_s = timeout_s
         self.is_server = engine.dialect.name == "postgresql"
-        self.place: Path | str = server.shown(_plain(engine.url)) if self.is_server else path
+        self.place: Path | str = server.without_password(_plain(engine.url)) if self.is_server else path
         self._quick = server.make_engine(_plain(engine.url), ping=False) if self.is_server else engine
         self._turns = Turns()
         self._writing = threading.local()
@@ -72,6 +72,13 @@ class Database:
             with as_store_error(path):
                 server.note_address(path, url)
             return made
+        return cls.create_file(path, timeout_s)
+
+    @classmethod
+    def create_file(cls, path: Path, timeout_s: float = 30.0) -> Database:
+        """Make a new study database in a file, whatever server the environment names. Errors: as ``create``."""
+        if path.exists():
+            raise StoreError(f"{path} exists already", "open it, or choose another folder")
         with as_store_error(path):
             for left in path.parent.glob(f".{path.name}.new-*"):  # of creations that were killed
                 if time.time() - left.stat().st_mtime > 600:

@@ -76,7 +76,10 @@ def _explain_file(path: Path, error: BaseException | None) -> StoreError | None:
 
 # the first two characters are a class of errors: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _SERVER = {
-    "28": ("the server refused the user or the password", "check the address in study.url"),
+    "28": (
+        "the server refused the user or the password",
+        "check the address in study.url, and the password in PGPASSWORD, ~/.pgpass or TROPISM_DATABASE_URL",
+    ),
     "3D": ("there is no such database on the server", "make it with createdb, or check the address in study.url"),
     "53100": ("the server's disk is full", "free some space there; nothing was half written"),
     "53": ("the server is out of resources", "raise its max_connections or its memory, or start fewer processes"),
@@ -92,7 +95,8 @@ def _why_not_connected(text: str) -> str:
     """The class of an error while connecting, of which libpq gives the words alone."""
     if 'database "' in text and "does not exist" in text:
         return "3D"
-    return "28" if "authentication failed" in text or 'role "' in text else "08"
+    refused = ("authentication failed", "no password supplied", 'role "')
+    return "28" if any(words in text for words in refused) else "08"
 
 
 def _explain_server(place: str, error: BaseException | None) -> StoreError | None:

@@ -1,9 +1,11 @@
 """A study's database on a PostgreSQL server, for a team: its address, its engine, and making it a study's.
 
 A study folder whose database is on a server holds ``study.url``, one line, readable by its owner alone, in the place of
-study.db; every command finds it there. One database of the server holds one study.
+study.db; every command finds it there. One database of the server holds one study. No password is ever written: a study
+folder is copied, backed up and shared. libpq finds it where it always looks (``PGPASSWORD``, ``~/.pgpass``), or it
+comes with the whole address in the environment (``VARIABLE``).
 
-Left out: making databases and users on the server, its backups, and SSL files, which libpq takes from the address.
+Left out: making databases and users on the server, and SSL files, which libpq takes from the address.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from tropism.errors import StoreError
 from tropism.files import sync_path
 
 VARIABLE = "TROPISM_DATABASE_URL"
-"""Set while a study is made, it puts the study's database on a server."""
+"""Set while a study is made, it puts the study's database on a server; later it brings that address's password."""
 CONNECTIONS = 16
 """Connections that one process keeps at most."""
+_SECRETS = ("password", "sslpassword")
+"""What libpq also takes in an address's query, and nobody should read."""
 _LOCK = 0x54524F50
 """The advisory lock of ``Database.write``: one writer at a time in a study's database, as in a file."""
 
@@ -35,38 +39,55 @@ def is_address(text: str) -> bool:
 
 
 def address_beside(path: Path) -> str | None:
-    """The address in ``study.url`` beside where ``study.db`` would be, if there is one."""
+    """The address in ``study.url`` beside where ``study.db`` would be, if there is one; with the password of the
+    environment's address where that is the same one."""
     file = path.with_suffix(".url")
-    return file.read_text("utf-8").strip() if file.is_file() else None
+    if not file.is_file():
+        return None
+    address = file.read_text("utf-8").strip()
+    given = os.environ.get(VARIABLE, "")
+    return given if is_address(given) and without_password(given) == without_password(address) else address
 
 
 def note_address(path: Path, url: str) -> None:
-    """Write ``study.url``: it may hold a password, so nobody else may read it."""
+    """Write ``study.url``, without the address's password."""
     file = path.with_suffix(".url")
     partial = file.with_name(f".{file.name}.new-{os.getpid()}")
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as writing:
-        writing.write(f"{url}\n")
+        writing.write(f"{without_password(url)}\n")
     sync_path(partial)
     partial.rename(file)
     sync_path(file.parent)
+
+
+def without_password(url: str) -> str:
+    """The address as it may be written down: whoever uses it brings the password. Errors: StoreError if it is none."""
+    parsed = _parsed(url)
+    query = {name: value for name, value in parsed.query.items() if name not in _SECRETS}
+    parts = (parsed.username, None, parsed.host, parsed.port, parsed.database)
+    return sa.URL.create("postgresql", *parts, query).render_as_string(hide_password=False)
+
+
+def has_password(url: str) -> bool:
+    """Whether an address carries a password."""
+    parsed = _parsed(url)
+    return parsed.password is not None or any(name in parsed.query for name in _SECRETS)
 
 
 def make_engine(url: str, ping: bool = True) -> Engine:
     """An engine for an address. ``ping``: a connection that rested is tried before it is used, which costs a question
     to the server each time. Errors: StoreError if it is none of a PostgreSQL server, or psycopg is missing."""
     if not is_address(url):
-        raise StoreError(f"{url!r} is no address of a PostgreSQL server", "give postgresql://USER@HOST/NAME")
+        kind = url.partition("//")[0][:40]  # not all of it: it may hold a password
+        raise StoreError(f"{kind!r} begins no address of a PostgreSQL server", "give postgresql://USER@HOST/NAME")
     try:
         import psycopg  # noqa: F401 - an optional dependency
     except ImportError as error:
         raise StoreError("psycopg is not installed", 'pip install "tropism[postgres]"') from error
-    try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
-        raise StoreError(f"{url!r} cannot be read as an address", "give postgresql://USER@HOST/NAME") from error
+    parsed = _parsed(url)
     if not parsed.database:
-        raise StoreError(f"{shown(url)} names no database", "give postgresql://USER@HOST/NAME")
+        raise StoreError(f"{without_password(url)} names no database", "give postgresql://USER@HOST/NAME")
     return sa.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         json_serializer=lambda value: canonical_json(value).decode(),  # refuses NaN, which JSON cannot hold
@@ -78,17 +99,20 @@ def make_engine(url: str, ping: bool = True) -> Engine:
     )
 
 
+def _parsed(url: str) -> sa.URL:
+    """The address's parts. Errors: StoreError, which does not repeat it: it may hold a password."""
+    try:
+        return sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError) as error:  # no address; a port that is no number
+        raise StoreError("the database's address cannot be read", "give postgresql://USER@HOST/NAME") from error
+
+
 def _options(url: sa.URL) -> dict[str, Any]:
     """How to connect; every wait has its end, unless the address says otherwise."""
     options: dict[str, Any] = {"application_name": "tropism", "connect_timeout": 10}
     if "options" not in url.query:
         options["options"] = "-c lock_timeout=60s"
     return options
-
-
-def shown(url: str) -> str:
-    """The address without its password."""
-    return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=True)
 
 
 def check_foreign(connection: Connection) -> bool:
