@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from bandit import BanditConfig, BanditDomain
 from bandit_studies import make
 from tropism.errors import ConfigError, DataError
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.people import register_person
+from tropism.feedback.queue import Queue
 from tropism.feedback.records import Answer
+from tropism.feedback.teachers import pending
+from tropism.store import schema
 from tropism.study.study import Study
 
 
@@ -121,6 +127,64 @@ def test_people_are_waited_for(tmp_path: Path) -> None:
     thread.join(30)
     assert study.status().stages[-1].values["answered"] == 6
     assert time.process_time() - cpu < 5
+
+
+def vote(study: Study, person: str, count: int) -> None:
+    """Somebody answers ``count`` of the open queries, for the first candidate."""
+    log = FeedbackLog(study.database)
+    for query in pending(log, list(log.queries().values()))[:count]:
+        log.append(query, person, Answer({"choice": "a"}))
+
+
+def test_the_loop_goes_on_when_enough_is_answered_and_later_answers_count_in_the_next_round(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'enough = 0\.5, but nobody waits for teacher = "oracle"'):
+        make(tmp_path / "r", feedback__enough=0.5)
+    people = {"feedback__teacher": "person", "feedback__enough": 0.7, "feedback__wait_hours": 1e-4}
+    study = make(tmp_path / "s", feedback__queries_per_round=9, **people)
+    with pytest.raises(DataError, match="9 of 9 queries had no answer"):
+        study.run()
+    ada = register_person(study.database, "Ada")
+    vote(study, ada, 6)
+    with pytest.raises(DataError, match="3 of 9 queries had no answer"):
+        study.run()
+    vote(study, ada, 1)
+    study.run(until="decide-1")
+    values = {stage.name: stage.values for stage in study.status().stages}
+    assert (values["collect-1"]["answered"], values["collect-1"]["events"]) == (7, 7)
+    vote(study, ada, 2)  # those of round 1 that had stayed open
+    with pytest.raises(DataError, match="queries had no answer"):
+        study.run()
+    enough = math.ceil(0.7 * len(FeedbackLog(study.database).queries(round=2)))
+    vote(study, ada, enough)
+    study.run(until="collect-2")
+    values = {stage.name: stage.values for stage in study.status().stages}
+    assert (values["collect-2"]["answered"], values["collect-2"]["events"]) == (enough, 9 + enough)
+
+
+def test_what_everybody_has_skipped_is_not_waited_for(tmp_path: Path) -> None:
+    people = {"feedback__teacher": "person", "feedback__queries_per_round": 4, "feedback__wait_hours": 1e-4}
+    study = make(tmp_path / "s", **people)
+    with pytest.raises(DataError, match="4 of 4"):
+        study.run()
+    queue = Queue(study.database)
+    accounts = []
+    for name, role in (("ada", "admin"), ("bob", "annotator"), ("eve", "viewer")):
+        person = register_person(study.database, name)
+        row = {"id": name, "name": name, "role": role, "pseudonym": person, "settings": {}, "status": "active"}
+        with study.database.write() as connection:
+            connection.execute(sa.insert(schema.accounts).values(**row, created_at=0.0))
+        accounts.append(person)
+    ada, bob, _ = accounts
+    *claimed, passed = queue.claim(ada, 4)[0]
+    for one in claimed:
+        queue.submit(one.assignment_id, ada, uuid.uuid4().hex, [Answer({"choice": "a"})])
+    queue.skip(passed.assignment_id, ada, "ada passes")
+    with pytest.raises(DataError, match="1 of 4"):
+        study.run()  # bob may still answer it
+    (theirs,) = queue.claim(bob)[0]
+    queue.skip(theirs.assignment_id, bob, "bob passes")
+    study.run(until="collect-1")
+    assert study.status().stages[-1].values["answered"] == 3
 
 
 def test_waiting_for_people_ends_in_time(tmp_path: Path) -> None:

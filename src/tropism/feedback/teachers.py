@@ -18,7 +18,7 @@ from tropism.errors import DataError
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.projection import chunks, current_view
 from tropism.feedback.records import Answer, Candidate, Query, Task
-from tropism.store.schema import events
+from tropism.store.schema import accounts, assignments, events
 from tropism.store.schema import queries as asked
 
 DEMONSTRATOR = "demonstrations"
@@ -122,7 +122,8 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True)
 class Waiting:
-    """How far an awaited teacher is: queries with a current answer, and those still open, in the order asked."""
+    """How far an awaited teacher is: queries with a current answer, and those still open, in the order asked. What
+    everybody has passed over is neither."""
 
     answered: int
     open: list[Query]
@@ -147,16 +148,18 @@ class AwaitedTeacher(Protocol):
 
 @dataclass(frozen=True)
 class PersonTeacher:
-    """People: any of them may answer; a query is answered once ``votes_per_query`` different people have."""
+    """People: any of them may answer; a query is answered once ``votes_per_query`` different people have. One that
+    everybody has answered or skipped is not waited for: skipping is for good, and a lone judge would wait for ever."""
 
     id: str = "people"
     votes_per_query: int = 1
     kind: str = "person"
 
     def poll(self, log: FeedbackLog, queries: Sequence[Query]) -> Waiting:
-        """What is answered and what is open. Cheap: two database queries, nothing is locked."""
+        """What is answered and what is open. Cheap: a few database queries, nothing is locked."""
         left = pending(log, queries, self.votes_per_query)
-        return Waiting(len(queries) - len(left), left)
+        over = passed_over(log, left)
+        return Waiting(len(queries) - len(left), [query for query in left if query.id not in over])
 
 
 def pending(
@@ -180,3 +183,24 @@ def pending(
             rows = connection.execute(statement.where(*where, events.c.query_id.in_(part)))
             voted.update((id, count) for id, count in rows)
     return [query for query in queries if voted.get(query.id, 0) < votes]
+
+
+def passed_over(log: FeedbackLog, queries: Sequence[Query]) -> set[str]:
+    """Ids of the queries that no account can answer any more, because each has answered or skipped them. Empty where
+    there are no accounts: then people answer from elsewhere."""
+    may = accounts.c.status == "active", accounts.c.role != "viewer"
+    theirs, given = sa.select(accounts.c.pseudonym).where(*may), assignments.c
+    dealt_with = (
+        sa.select(given.query_id, sa.func.count(sa.distinct(given.teacher_id)))
+        .where(given.status.in_(("submitted", "skipped")), given.teacher_id.in_(theirs))
+        .group_by(given.query_id)
+    )
+    found: set[str] = set()
+    with log.database.read() as connection:
+        judges = connection.execute(sa.select(sa.func.count()).select_from(accounts).where(*may)).scalar_one()
+        if not judges:
+            return found
+        for part in chunks(sorted({query.id for query in queries})):
+            rows = connection.execute(dealt_with.where(given.query_id.in_(part)))
+            found.update(id for id, count in rows if count >= judges)
+    return found

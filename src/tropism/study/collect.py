@@ -75,8 +75,8 @@ class Collector:
         """Ask for one round's feedback, wait for it where people give it, and freeze all feedback so far.
 
         ``standard``: what an oracle rates against; None measures it on the first wave of queries.
-        Values: ``event_set``, ``events`` (in it), ``queries``, ``answered``, ``skipped`` (of this round), and of an
-        oracle its ``standard`` (center and spread).
+        Values: ``event_set``, ``events`` (in it), ``queries``, ``answered``, ``skipped`` (of this round; of people all
+        that had no answer when enough had), and of an oracle its ``standard`` (center and spread).
         """
         if self._settings.teacher == "import":
             asked, answered = self._import(run, round_)
@@ -136,7 +136,8 @@ class Collector:
                 answered, left = answered + given, left - given
         if self._settings.teacher == "person":
             people = PersonTeacher(votes_per_query=self._settings.votes_per_query)
-            answered = wait_for_people(people, self.log, open_queries, run, self.stop, self._settings.wait_hours)
+            hours, enough = self._settings.wait_hours, math.ceil(self._settings.enough * len(open_queries))
+            answered = wait_for_people(people, self.log, open_queries, run, self.stop, hours, enough)
         run.progress.update("ask", total, total)
         return asked, answered, standard
 

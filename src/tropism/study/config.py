@@ -61,6 +61,9 @@ class FeedbackSection(Section):
     """The share of the queries that is asked on validation tasks, which no reward model is fitted on."""
     votes_per_query: int = Field(default=1, ge=1)
     """person: how many different people must answer each query."""
+    enough: float = Field(default=1.0, gt=0, le=1)
+    """person: the share of a round's queries after whose answers the loop goes on. The others stay open while the
+    policy trains, so that nobody runs out of questions; answers to them count from the next round on."""
     oracle: OracleSection = OracleSection()
     file: Path | None = None
     """import: judgements, in any format of `tropism data show` (a file or a folder). Without it the domain's data must
@@ -84,6 +87,8 @@ class FeedbackSection(Section):
                 raise ValueError(f"{name} is set, but no file that it could be of: name one in file")
         if self.votes_per_query > 1 and self.teacher != "person":
             raise ValueError(f'votes_per_query = {self.votes_per_query}, but teacher = "{self.teacher}" votes once')
+        if self.enough < 1 and self.teacher != "person":
+            raise ValueError(f'enough = {self.enough}, but nobody waits for teacher = "{self.teacher}"')
         return self
 
 

@@ -285,7 +285,9 @@ def stage_settings(config: Config, kind: str) -> dict[str, Any]:
     sections = getattr(config.domain_class, "stage_sections", {}).get(kind, own)
     settings = {name: config.values[name] for name in sections}
     if kind == "collect" or (kind == "improve" and hasattr(config.domain_class, "learn")):
-        settings["feedback"] = {k: v for k, v in config.values["feedback"].items() if k != "wait_hours"}
+        # how long people are waited for is no part of what they are asked
+        waiting = ("wait_hours", "enough")
+        settings["feedback"] = {k: v for k, v in config.values["feedback"].items() if k not in waiting}
     if kind == "base":
         settings["study"] = {"domain": config.study.domain}
     settings["runtime"] = {"precision": config.runtime.precision}
