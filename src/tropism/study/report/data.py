@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tropism.errors import StoreError
+from tropism.feedback.values import ASIDE
 from tropism.store import schema
 from tropism.store.artifacts import ArtifactStore
 from tropism.store.database import Database
@@ -77,7 +78,8 @@ class EvaluationRow:
 
 @dataclass(frozen=True)
 class FeedbackCount:
-    """Events of one kind by one teacher on the queries of one round."""
+    """Judgements of one kind by one teacher on the queries of one round: those that count now, and that reward models
+    may be fitted on or assessed by."""
 
     round: int | None
     kind: str
@@ -97,6 +99,8 @@ class Facts:
     rewards: tuple[RewardRow, ...]
     evaluations: tuple[EvaluationRow, ...]
     feedback: tuple[FeedbackCount, ...]
+    set_aside: Mapping[str, int]
+    """Why an event of the log is none of ``feedback`` → how many are not."""
     queries: Mapping[int, int]
     seals: int
     metrics: Mapping[str, Mapping[str, list[tuple[int, float]]]]
@@ -143,7 +147,7 @@ def gather(folder: Path) -> Facts:
             policies = tuple(row for row in _policies(connection) if row.id in current)
             rewards = tuple(row for row in _rewards(connection) if row.id in current)
             evaluations = _evaluations(connection, current)
-            feedback, queries = _feedback(connection), _queries(connection)
+            (feedback, set_aside), queries = _feedback(connection), _queries(connection)
             seals = connection.execute(sa.select(sa.func.count()).select_from(schema.seals)).scalar_one()
     finally:
         database.close()
@@ -160,6 +164,7 @@ def gather(folder: Path) -> Facts:
         rewards=rewards,
         evaluations=evaluations,
         feedback=feedback,
+        set_aside=set_aside,
         queries=queries,
         seals=seals,
         metrics=_metrics(folder / "metrics.db", [stage.name for stage in stages]),
@@ -228,18 +233,40 @@ def _evaluations(connection: sa.Connection, current: set[str]) -> tuple[Evaluati
     return tuple(EvaluationRow(r["policy_id"], r["round"], r["values"] or {}) for r in rows if r["id"] in current)
 
 
-def _feedback(connection: sa.Connection) -> tuple[FeedbackCount, ...]:
+def _feedback(connection: sa.Connection) -> tuple[tuple[FeedbackCount, ...], dict[str, int]]:
+    """Counts of what fits may use, as ``feedback.projection`` has it, and of all else in the log by why it is not."""
     events, queries, teachers = schema.events, schema.queries, schema.teachers
     columns = (queries.c.round, events.c.kind, events.c.teacher_id, teachers.c.kind.label("teacher_kind"))
-    joined = events.outerjoin(queries, queries.c.id == events.c.query_id).join(
-        teachers, teachers.c.id == events.c.teacher_id
-    )
-    query = (
-        sa.select(*columns, sa.func.count().label("events")).select_from(joined).group_by(*columns).order_by(*columns)
-    )
-    rows = connection.execute(query).mappings()
-    return tuple(
-        FeedbackCount(row["round"], row["kind"], row["teacher_id"], row["teacher_kind"], row["events"]) for row in rows
+    about = events.join(teachers, teachers.c.id == events.c.teacher_id)
+    about = about.outerjoin(queries, queries.c.id == events.c.query_id)
+    about = about.outerjoin(schema.tasks, schema.tasks.c.id == queries.c.task_id)
+    why = _why_aside().label("why")
+    query = sa.select(*columns, why, sa.func.count().label("events")).select_from(about)
+    counts, aside = [], dict[str, int]()
+    for row in connection.execute(query.group_by(*columns, why).order_by(*columns, why)).mappings():
+        if row["why"] is None:
+            count = FeedbackCount(row["round"], row["kind"], row["teacher_id"], row["teacher_kind"], row["events"])
+            counts.append(count)
+        else:
+            aside[row["why"]] = aside.get(row["why"], 0) + row["events"]
+    return tuple(counts), aside
+
+
+def _why_aside() -> sa.ColumnElement[str | None]:
+    """Why nothing is fitted on an event; null where something may be."""
+    events, newer, gone = schema.events, schema.events.alias("newer"), schema.events.alias("gone")
+    after = sa.exists().where(newer.c.supersedes == events.c.id)
+    left = sa.select(gone.c.teacher_id).where(gone.c.kind == "erasure")
+    return sa.case(
+        (events.c.kind == "erasure", "removals of a person"),
+        (events.c.teacher_id.in_(left), "by people who have left"),
+        (events.c.kind == "retraction", "retractions"),
+        (after.where(newer.c.kind == "retraction"), "taken back"),
+        (after, "replaced by a later answer"),
+        (events.c.target.like(f"{ASIDE}gold/%"), "answers to gold questions"),
+        (events.c.target.like(f"{ASIDE}%"), "answers to repeats"),
+        (schema.tasks.c.split == "test", "on test tasks"),
+        else_=None,
     )
 
 
