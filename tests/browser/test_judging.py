@@ -9,9 +9,19 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from browser_cases import GOOD, QUESTIONS, WORSE, Opened
+from browser_cases import Opened
+from judging_cases import (
+    ANSWERS,
+    GRADES,
+    ask_every_other_kind,
+    check_ranking,
+    free_texts,
+    item_on,
+    settle,
+    texts_by_slot,
+    wait_for_other,
+)
 
-from tropism.feedback.values import slot_names
 from tropism.store import schema
 
 Visit = Callable[..., Any]
@@ -31,38 +41,6 @@ document.addEventListener('DOMContentLoaded', () => {
   }).observe(document.body, { subtree: true, childList: true, attributes: true, attributeFilter: ['data-item'] });
 });
 """
-
-
-def item_on(page: Any) -> str | None:
-    return page.get_attribute(".judge", "data-item")
-
-
-def wait_for_other(page: Any, before: str | None) -> None:
-    """Wait until another item, or that there is none, is on the screen."""
-    page.wait_for_selector(f".judge:not([data-item='{before}'])")
-
-
-def settle(studio: Opened, count: int, page: Any) -> list[Any]:
-    """All events, once there are ``count``."""
-    for _ in range(100):
-        found = list(studio.events())
-        if len(found) >= count:
-            return found
-        page.wait_for_timeout(50)
-    pytest.fail(f"{len(found)} events of {count} after 5 s")
-
-
-def texts_by_slot(studio: Opened, query_id: str) -> dict[str, str]:
-    with studio.studio.database.read() as connection:
-        query = connection.execute(sa.select(schema.queries.c.kind).where(schema.queries.c.id == query_id)).scalar_one()
-        slots, made = schema.query_slots, schema.candidates
-        rows = connection.execute(
-            sa.select(made.c.content)
-            .select_from(slots.join(made, made.c.id == slots.c.candidate_id))
-            .where(slots.c.query_id == query_id)
-            .order_by(slots.c.slot)
-        ).all()
-    return dict(zip(slot_names(query, len(rows)), (row.content["text"] for row in rows), strict=True))
 
 
 def test_twenty_pairs_by_keyboard(studio: Opened, visit: Visit) -> None:
@@ -108,7 +86,7 @@ def test_twenty_pairs_by_keyboard(studio: Opened, visit: Visit) -> None:
 
 def test_seven_grades(studio: Opened, visit: Visit) -> None:
     studio.account("annotator", "mia")
-    grades = {"1": ("1", 3), "2": ("1", 2), "3": ("1", 1), "4": ("tie", 0), "q": ("2", 1), "w": ("2", 2), "e": ("2", 3)}
+    grades = {key: GRADES[key] for key in "1234qwe"}
     for i in range(len(grades)):
         studio.ask("comparison", [f"one {i}", f"two {i}"], f"Question {i}?")
     page = visit("mia", "judge")
@@ -128,61 +106,18 @@ def test_seven_grades(studio: Opened, visit: Visit) -> None:
 
 def test_every_other_kind(studio: Opened, visit: Visit) -> None:
     studio.account("annotator", "mia")
-    aspects = [{"name": "helpful", "scale": [1, 5]}, {"name": "honest", "scale": [1, 5]}]
-    studio.ask("ranking", [GOOD, WORSE, "third", "fourth"], QUESTIONS[0])
-    studio.ask("best_of", [GOOD, WORSE, "third"], QUESTIONS[1])
-    studio.ask("rating", [GOOD], QUESTIONS[2], form={"aspects": aspects})
-    studio.ask("label", [WORSE], QUESTIONS[3], form={"labels": ["safe", "polite"]})
-    studio.ask("correction", ["The sky is green."], "Colour?")
-    studio.ask("critique", ["Grass is 🌱 green, and so is the sea."], "Colours?")
-    studio.ask("demonstration", [], "Write a haiku.")
-    studio.ask("approval", [GOOD], "Good?")
+    ask_every_other_kind(studio)
     page = visit("mia", "judge")
-    orders: dict[str, list[int]] = {}
-
-    def answer(kind: str) -> None:
-        press = page.keyboard.press
-        if kind == "ranking":
-            assert page.is_disabled("button.primary"), "an untouched ranking cannot be sent"
-            press("Space")
-            assert item_on(page) == item
-            for key in ("3", "1", "q", "4", "Space"):
-                press(key)
-        elif kind == "best_of":
-            press("2")
-        elif kind == "rating":
-            for key in ("4", "2", "Space"):
-                press(key)
-        elif kind == "label":
-            for key in ("1", "2", "Space"):
-                press(key)
-        elif kind == "correction":
-            page.fill("[data-answer]", "The sky is blue.")
-            press("Control+Enter")
-        elif kind == "critique":
-            page.focus(".spanned")
-            page.evaluate("document.querySelector('.spanned').setSelectionRange(12, 17)")  # after a two-unit character
-            page.wait_for_selector("text=About: “green”")
-            page.fill("[data-answer]", "Not the sea.")
-            press("Control+Enter")
-        elif kind == "demonstration":
-            page.fill("[data-answer]", "Rain on the window.")
-            press("Control+Enter")
-        elif kind == "approval":
-            press("1")
-
-    for _ in range(8):
+    for _ in ANSWERS:
         page.wait_for_selector("[data-item]")
         item = item_on(page)
-        answer(page.get_attribute(".judge", "data-kind"))
+        ANSWERS[page.get_attribute(".judge", "data-kind")](page)
         wait_for_other(page, item)
     page.wait_for_selector("[data-empty=yours_are_done], [data-empty=done]")
     events = settle(studio, 10, page)
     orders = {query: row.shown_order for query, row in studio.assignments().items()}
     found = {event.kind: event for event in events}
-    slot = [f"c{place + 1}" for place in orders[found["ranking"].query_id]]
-    assert found["ranking"].value["rank"] == [[slot[2]], [slot[0], slot[3]]]
-    assert found["ranking"].value["unranked"] == [slot[1]]
+    check_ranking(found["ranking"].value, orders[found["ranking"].query_id])
     assert found["best_of"].value["best"] == f"c{orders[found['best_of'].query_id][1] + 1}"
     ratings = {event.value["aspect"]: event.value["score"] for event in events if event.kind == "rating"}
     assert ratings == {"helpful": 4, "honest": 2}
@@ -190,9 +125,7 @@ def test_every_other_kind(studio: Opened, visit: Visit) -> None:
     assert labels == {"safe": True, "polite": False}
     assert found["critique"].value["span"] == [11, 16], "spans count characters, not UTF-16 units"
     assert found["approval"].value["approved"] is True
-    with studio.studio.database.read() as connection:
-        stored = set(connection.execute(sa.select(schema.event_texts.c.text)).scalars())
-    assert stored == {"The sky is blue.", "Not the sea.", "Rain on the window."}
+    assert free_texts(studio) == ["Not the sea.", "Rain on the window.", "The sky is blue."]
     assert page.watch.problems == []
 
 
