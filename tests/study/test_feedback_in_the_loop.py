@@ -18,7 +18,7 @@ from bandit_studies import make
 from tropism.errors import ConfigError, DataError
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.people import register_person
-from tropism.feedback.queue import Queue
+from tropism.feedback.queue import Queue, QueueSettings
 from tropism.feedback.records import Answer
 from tropism.feedback.teachers import pending
 from tropism.store import schema
@@ -163,10 +163,10 @@ def test_the_loop_goes_on_when_enough_is_answered_and_later_answers_count_in_the
 
 def test_what_everybody_has_skipped_is_not_waited_for(tmp_path: Path) -> None:
     people = {"feedback__teacher": "person", "feedback__queries_per_round": 4, "feedback__wait_hours": 1e-4}
-    study = make(tmp_path / "s", **people)
+    study = make(tmp_path / "s", feedback__votes_per_query=2, **people)
     with pytest.raises(DataError, match="4 of 4"):
         study.run()
-    queue = Queue(study.database)
+    queue = Queue(study.database, QueueSettings(votes_per_query=2))
     accounts = []
     for name, role in (("ada", "admin"), ("bob", "annotator"), ("eve", "viewer")):
         person = register_person(study.database, name)
@@ -175,16 +175,24 @@ def test_what_everybody_has_skipped_is_not_waited_for(tmp_path: Path) -> None:
             connection.execute(sa.insert(schema.accounts).values(**row, created_at=0.0))
         accounts.append(person)
     ada, bob, _ = accounts
-    *claimed, passed = queue.claim(ada, 4)[0]
+    passed, *claimed = queue.claim(ada, 4)[0]
+    queue.skip(passed.assignment_id, ada, "ada passes")
     for one in claimed:
         queue.submit(one.assignment_id, ada, uuid.uuid4().hex, [Answer({"choice": "a"})])
-    queue.skip(passed.assignment_id, ada, "ada passes")
+    with pytest.raises(DataError, match="4 of 4"):
+        study.run()  # bob may still answer all of them
+    for one in queue.claim(bob, 4)[0]:
+        if one.query.id == passed.query.id:
+            queue.submit(one.assignment_id, bob, "bob answers", [Answer({"choice": "b"})])
+        elif one.query.id != claimed[0].query.id:
+            queue.submit(one.assignment_id, bob, uuid.uuid4().hex, [Answer({"choice": "a"})])
     with pytest.raises(DataError, match="1 of 4"):
-        study.run()  # bob may still answer it
-    (theirs,) = queue.claim(bob)[0]
-    queue.skip(theirs.assignment_id, bob, "bob passes")
+        study.run()  # ada alone has answered it: bob, or whoever is invited, may still
+    (last,) = queue.claim(bob)[0]
+    queue.skip(last.assignment_id, bob, "bob passes")
     study.run(until="collect-1")
-    assert study.status().stages[-1].values["answered"] == 3
+    values = study.status().stages[-1].values
+    assert (values["answered"], values["skipped"], values["events"]) == (2, 2, 6)
 
 
 def test_waiting_for_people_ends_in_time(tmp_path: Path) -> None:

@@ -186,14 +186,15 @@ def pending(
 
 
 def passed_over(log: FeedbackLog, queries: Sequence[Query]) -> set[str]:
-    """Ids of the queries that no account can answer any more, because each has answered or skipped them. Empty where
-    there are no accounts: then people answer from elsewhere."""
+    """Ids of the queries that somebody skipped and no account can answer any more, since each has answered or skipped
+    them. Empty where there are no accounts: then people answer from elsewhere."""
     may = accounts.c.status == "active", accounts.c.role != "viewer"
     theirs, given = sa.select(accounts.c.pseudonym).where(*may), assignments.c
     dealt_with = (
         sa.select(given.query_id, sa.func.count(sa.distinct(given.teacher_id)))
         .where(given.status.in_(("submitted", "skipped")), given.teacher_id.in_(theirs))
         .group_by(given.query_id)
+        .having(sa.func.sum(sa.case((given.status == "skipped", 1), else_=0)) > 0)
     )
     found: set[str] = set()
     with log.database.read() as connection:

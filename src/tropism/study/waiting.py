@@ -33,7 +33,7 @@ def wait_for_people(
     Errors: InterruptedRun when asked to stop (the answers stay); DataError when ``hours`` have passed.
     """
     began, pause, before = time.monotonic(), FIRST_PAUSE_S, -1
-    note = f"waiting for people's answers; they give them in `tropism studio {log.database.path.parent}`"
+    note = f"people answer in the studio; where none is open, `tropism studio {log.database.path.parent}` opens it"
     while True:
         state = teacher.poll(log, queries)
         run.progress.update("wait for people", state.answered, len(queries), note)
