@@ -71,7 +71,8 @@ def speed(works: Sequence[Work], given: argparse.Namespace) -> None:
             results[work.name]["wall_ratio"] = walls[0] / walls[1]
     extra = {
         "seconds_are_of_steps": 100_000, "threads": 1, "seed": 0, "rounds": given.rounds,
-        "settings": {w.name: dict(w.settings) | {"environments": w.count} for w in works}, "results": results,
+        "settings": {w.name: {**w.settings, "ours_besides": w.own, "environments": w.count} for w in works},
+        "results": results,
     }  # fmt: skip
     partial = given.quick or len(works) < sum(bool(w.speed_steps) for w in WORKS)
     write_result("control_speed", [] if given.quick else claims, extra, partial)
@@ -98,7 +99,10 @@ def learning(works: Sequence[Work], given: argparse.Namespace) -> None:
             mean, least, most = compared(found, [name])
             tables[name] = {"difference": mean, "low": least, "high": most}
             tables[name] |= {side: list(found[side][name]) for side in found}
-    about = {w.name: {"steps": w.learning_steps, "seeds": w.seeds, "settings": dict(w.settings)} for w in works}
+    about = {
+        w.name: {"steps": w.learning_steps, "seeds": w.seeds, "settings": dict(w.settings), "ours_besides": w.own}
+        for w in works
+    }
     extra = {"episodes": EPISODES, "works": about, "returns": tables}
     write_result(
         "control_learning", claims, extra, given.quick or len(works) < sum(bool(w.learning_steps) for w in WORKS)

@@ -2,6 +2,7 @@
 
 Settings are named as ours are; ``peers/sb3_driver.py`` says what SB3 calls them. PPO's and SAC's are SB3's defaults
 (but for SAC's 1,000 steps before learning, and Pendulum's rate, which RL Baselines3 Zoo tuned), with 8 environments.
+What SB3 does without being asked, ours is told (``Work.own``): PPO whitens the advantages of each mini-batch.
 DQN, with one environment, is timed with SB3's defaults and with the Zoo's settings for CartPole; returns are compared
 with the Zoo's alone, made for such short runs.
 """
@@ -64,9 +65,15 @@ class Work:
         return [*told, "--settings", json.dumps(dict(self.settings))]
 
 
+PLAIN, WHITENED = {"double": False}, {"whiten": "mini_batch"}
+"""DQN's and PPO's, as SB3 has them."""
+
+
 def _ppo(environment: str, gate: float) -> Work:
     name = f"ppo {environment}"
-    return Work(name, "ppo", environment, PPO, gate, speed_steps=24_576, skip=4096, learning_steps=200_000)
+    return Work(
+        name, "ppo", environment, PPO, gate, speed_steps=24_576, skip=4096, learning_steps=200_000, own=WHITENED
+    )
 
 
 def _sac(environment: str, learning_steps: int, settings: Mapping[str, Any] = SAC) -> Work:
@@ -74,7 +81,6 @@ def _sac(environment: str, learning_steps: int, settings: Mapping[str, Any] = SA
     return Work(name, "sac", environment, settings, 1.3, 3000, 1400, learning_steps, seeds=3)
 
 
-PLAIN = {"double": False}
 WORKS: tuple[Work, ...] = (
     _ppo("HalfCheetah-v5", 3.7),
     _ppo("Hopper-v5", 2.3),

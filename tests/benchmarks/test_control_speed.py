@@ -59,6 +59,8 @@ def test_every_work_can_be_asked_of_both_sides(bench: SimpleNamespace) -> None:
         for name, value in work.settings.items():
             kept = getattr(section, name)
             assert (list(kept) if isinstance(kept, tuple) else kept) == value
+        own = {"ppo": {"whiten": "mini_batch"}, "dqn": {"double": False}}.get(work.algorithm, {})
+        assert settings == {**work.settings, **own}  # what SB3 does without being told
         theirs = bench.speed.command("sb3", work, given, ["--steps", "1"])
         assert json.loads(theirs[theirs.index("--settings") + 1]) == work.settings
         assert work.skip < work.speed_steps or not work.speed_steps

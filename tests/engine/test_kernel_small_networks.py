@@ -69,6 +69,53 @@ def test_epoch_is_torchs(
     assert ppo.adam.step == other.adam.step == 5 + -(-rows // batch)
 
 
+@pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])
+def test_mini_batches_are_whitened_as_by_torch(discrete: bool) -> None:
+    """Advantages far from mean 0 and deviation 1, other ones in every mini-batch; the last one has a single row,
+    which has no deviation, and so nothing to say to the policy."""
+    ppo, plain, other = (
+        agent(discrete, 5, 3, hidden=(24, 16), batch_size=20, whiten=whiten, max_grad_norm=0.0)
+        for whiten in ("mini_batch", "none", "mini_batch")
+    )
+    before, data, order = ppo.actor.params.clone(), batch_of(ppo, 101), permutation(101, 1, 0)
+    data["advantages"] = (3 + 40 * data["advantages"]).astype(np.float32)
+    for each in (ppo, plain, other):
+        each.adam.second.copy_(before.abs() * 0.01)
+        each.adam.step = 5
+    got, raw = (each._compiled_epoch(data, order, 1e-3) for each in (ppo, plain))
+    np.testing.assert_allclose(got, other._epoch(data, order, 1e-3), rtol=2e-4, atol=2e-4)
+    moved = (other.actor.params - before).norm()
+    assert float((ppo.actor.params - other.actor.params).norm() / moved) < 1e-4
+    assert float((ppo.actor.params - plain.actor.params).norm() / moved) > 0.1
+    assert got[-1, STATS.index("policy_loss")] == 0 != raw[-1, STATS.index("policy_loss")]
+
+
+def test_whitening_of_equal_advantages_leaves_nothing() -> None:
+    """However large they are: they say of no action that it was better than another."""
+    ppo = agent(False, 5, 2, hidden=(8,), batch_size=16, whiten="mini_batch", value_coef=0.0)
+    data, before = batch_of(ppo, 16), ppo.actor.params.clone()
+    data["advantages"] = np.full(16, 12345.678, np.float32)
+    stats = ppo._compiled_epoch(data, np.arange(16), 1e-3)
+    assert stats[0, STATS.index("grad_norm")] == 0
+    assert torch.equal(ppo.actor.params, before)
+
+
+def test_whitened_mini_batches_are_compiled() -> None:
+    """The epochs of PPO with them are the compiled ones, bit for bit."""
+    ppo, same, other = (agent(False, 5, 2, hidden=(8,), batch_size=16, epochs=2, whiten="mini_batch") for _ in range(3))
+    data = batch_of(ppo, 40)
+    data["logprobs"] = ppo.actor.evaluate(
+        ppo.actor.params, *(torch.from_numpy(data[name]) for name in ("observations", "actions"))
+    ).logprobs.numpy()  # fmt: skip
+    ppo._epochs(data, 1e-3)
+    for epoch in range(2):
+        order = permutation(40, ppo.seed, epoch)
+        same._compiled_epoch(data, order, 1e-3)
+        other._epoch(data, order, 1e-3)
+    assert torch.equal(ppo.actor.params, same.actor.params)
+    assert not torch.equal(ppo.actor.params, other.actor.params)
+
+
 def test_gradient_norm_is_clipped_in_both() -> None:
     limit = 0.01
     for run in ("_compiled_epoch", "_epoch"):

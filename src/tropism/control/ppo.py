@@ -170,7 +170,7 @@ class Ppo:
         sizes = [min(s.batch_size, n - start) for start in range(0, n, s.batch_size)]
         for epoch in range(s.epochs):
             order = permutation(n, self.seed, self.updates * s.epochs + epoch)
-            run = self._compiled_epoch if self.actor.compiled is not None and s.whiten != "mini_batch" else self._epoch
+            run = self._epoch if self.actor.compiled is None else self._compiled_epoch
             stats = run(batch, order, rate)
             if epoch == 0:
                 _check_first(stats[0])
@@ -187,6 +187,7 @@ class Ppo:
             "clip_range": s.clip_range, "value_coef": s.value_coef, "entropy_coef": s.entropy_coef,
             "kl_old_coef": s.kl_old_coef, "max_grad_norm": s.max_grad_norm, "learning_rate": rate,
             "beta1": self.adam.beta1, "beta2": self.adam.beta2, "eps": self.adam.eps,
+            "whiten": float(s.whiten == "mini_batch"),
         }  # fmt: skip
         moments = self.adam.first.numpy(), self.adam.second.numpy()
         stats = compiled.ppo_epoch(

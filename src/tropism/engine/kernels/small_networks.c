@@ -211,10 +211,25 @@ static void adam(long size, float *params, const float *grad, float scale, float
 }
 
 typedef struct {
-    double clip_range, value_coef, entropy_coef, kl_old_coef, max_grad_norm, learning_rate, beta1, beta2, eps;
+    double clip_range, value_coef, entropy_coef, kl_old_coef, max_grad_norm, learning_rate, beta1, beta2, eps, whiten;
 } Settings;
 
 enum { POLICY_LOSS, VALUE_LOSS, ENTROPY, KL_OLD, CLIPPED, RATIO, FARTHEST, GRAD_NORM, STATS };
+
+/* What brings the advantages of `rows` rows to mean 0 and deviation 1 (that of a sample, n - 1): (a - mean) * scale. One
+ * row has no deviation, and equal ones have none to speak of: they become 0. */
+static void whitening(long rows, const float *advantages, const int64_t *order, float *mean, float *scale) {
+    double sum = 0, squares = 0;
+    for (long r = 0; r < rows; r++) sum += advantages[order[r]];
+    const double middle = sum / (double)rows;
+    for (long r = 0; r < rows; r++) {
+        const double off = advantages[order[r]] - middle;
+        squares += off * off;
+    }
+    const double deviation = rows > 1 ? sqrt(squares / (double)(rows - 1)) : 0;
+    *mean = (float)middle;
+    *scale = (float)(1 / (deviation > 1e-8 ? deviation : 1e-8));
+}
 
 /* Losses and the gradients at the networks' outputs of one mini-batch; sums over its rows go to `stats`. */
 static void ppo_gradients(int kind, long rows, long n, long actor_wide, long critic_wide, const Settings *s,
@@ -223,6 +238,8 @@ static void ppo_gradients(int kind, long rows, long n, long actor_wide, long cri
                           float *d_out, float *d_value, float *d_log_std, float *probability, double *stats) {
     const float each = 1.0f / (float)rows;
     const float low = (float)(1 - s->clip_range), high = (float)(1 + s->clip_range);
+    float mean = 0, scale = 1;
+    if (s->whiten != 0) whitening(rows, advantages, order, &mean, &scale);
     for (long r = 0; r < rows; r++) {
         const long row = order[r];
         const float *out = outs + r * actor_wide, *action = actions + row * (kind == GAUSSIAN ? n : 1);
@@ -235,7 +252,8 @@ static void ppo_gradients(int kind, long rows, long n, long actor_wide, long cri
             logprob = out[(long)action[0]] - log_sum;
             for (long i = 0; i < n; i++) entropy -= probability[i] * (out[i] - log_sum);
         }
-        const float log_ratio = logprob - old[row], ratio = expf(log_ratio), a = advantages[row];
+        const float log_ratio = logprob - old[row], ratio = expf(log_ratio);
+        const float a = (advantages[row] - mean) * scale;
         const int binds = (a > 0 && ratio > high) || (a < 0 && ratio < low);
         const float bounded = ratio < low ? low : ratio > high ? high : ratio;
         /* d loss / d logprob: the surrogate's, and that of coef (r - 1 - log r) */

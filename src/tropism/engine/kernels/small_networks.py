@@ -28,9 +28,11 @@ PAD = 16  # PAD of small_networks.c
 MAX_LAYERS = 8
 
 NUMBERS = (
-    "clip_range", "value_coef", "entropy_coef", "kl_old_coef", "max_grad_norm", "learning_rate", "beta1", "beta2", "eps"
+    "clip_range", "value_coef", "entropy_coef", "kl_old_coef", "max_grad_norm", "learning_rate", "beta1", "beta2",
+    "eps", "whiten",
 )  # fmt: skip
-"""The settings of an epoch, in the order of the C struct."""
+"""The settings of an epoch, in the order of the C struct; ``whiten`` 1: advantages are brought to mean 0 and deviation
+1 over each mini-batch, 0: they are taken as they are."""
 STATS = ("policy_loss", "value_loss", "entropy", "kl_old_k3", "clipped", "ratio", "log_ratio_max", "grad_norm")
 """What an epoch says of each mini-batch: sums over its rows, but for the last two."""
 
