@@ -109,7 +109,7 @@ class PreferenceLearner:
         if not preferences.allow_variable_horizon:
             require_fixed_horizon(environments.spec)
         check_length(preferences.segment_length, environments.horizon)
-        self.shape = Shape.of(environments, reward.successors)
+        self.shape = Shape.of(environments, reward.reads_successors)
         self.pool = SegmentPool(preferences.segment_length, preferences.pool_chunks)
         goal = preferences.goal
         self.questions = Questions(asker, self.shape, environments.spec, goal, derive(seed, "questions"))

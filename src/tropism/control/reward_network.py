@@ -5,8 +5,8 @@ fit as for language), ``LearnedReward`` the frozen thing that pays: members stan
 scale that does not move until the next version. A folder of it is ``reward.safetensors`` and ``reward.json``.
 
 The *regret* form adds a difference of learned state values to the sum (Knox et al. 2022, "Models of human preference
-for learning reward functions", eq. 3, deterministic): people judge how good a segment was for where it began. Only the
-rewards are paid.
+for learning reward functions", eq. 3, deterministic): people judge how good a segment was for where it began. The end
+is the state after the last action, so that steps come with the observation that followed. Only the rewards are paid.
 
 A step is a row of numbers; where observations are pictures, a row of bytes: the picture, the action (categories as 0
 and 1, others as the bytes of their float32), the picture that followed. A small convolutional network reads each
@@ -44,6 +44,8 @@ CHUNK = 1 << 15
 """Rows scored at once: the memory of a relabelled buffer is bounded by this."""
 PICTURES = 1 << 10
 """The same of pictures."""
+LEAST_DEVIATION = 1e-3
+"""By which an input is divided where it is all the same."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,11 @@ class SegmentEnsemble(nn.Module):
 
     def __init__(self, shape: Shape, members: int, hidden: Sequence[int], form: Form, seed: int) -> None:
         super().__init__()
+        if form == "regret" and not shape.successors:
+            raise RewardError(
+                "the regret form values the state after a segment's last action, and these steps lack it",
+                "read steps with the observation that followed (Shape.successors)",
+            )
         self.shape, self.members, self.hidden, self.form = shape, members, tuple(hidden), form
         wide, states, random = shape.width, shape.observations, generator(seed, "segment-reward")
         valued = generator(seed, "segment-value") if form == "regret" else None
@@ -154,18 +161,38 @@ class SegmentEnsemble(nn.Module):
         self.register_buffer("mean", torch.zeros(scaled))
         self.register_buffer("deviation", torch.ones(scaled))
 
-    def standardise(self, features: Tensor) -> None:
-        """Freeze the inputs' mean and deviation on ``[n, width]``; categories and pictures stay as they are."""
+    @torch.no_grad()
+    def standardise(self, features: Tensor, fitted: bool = False) -> None:
+        """Freeze the inputs' mean and deviation on ``[n, width]``; categories and pictures stay as they are.
+
+        Where the ensemble is ``fitted``, its first layers are changed so that it scores as before; but not for inputs
+        that had been all the same: what those weigh has not been learned, and a change of units would make it a
+        thousand times larger.
+        """
         if self.shape.picture is not None:
             if self.shape.discrete:
                 return
             features = self.shape.opened(features)[1]
-        mean, deviation = features.mean(0), features.std(0, correction=0).clamp(min=1e-3)
+        mean, deviation = features.mean(0), features.std(0, correction=0).clamp(min=LEAST_DEVIATION)
         if self.shape.discrete:
             at = slice(self.shape.observations, self.shape.observations + self.shape.actions)
             mean[at], deviation[at] = 0.0, 1.0
+        if fitted:
+            known = self.deviation > LEAST_DEVIATION
+            self._rescale(
+                torch.where(known, deviation / self.deviation, 1.0),
+                torch.where(known, (mean - self.mean) / self.deviation, 0.0),
+            )
         self.mean.copy_(mean)
         self.deviation.copy_(deviation)
+
+    def _rescale(self, wider: Tensor, shift: Tensor) -> None:
+        """Change what is standardised to (x - ``shift``) / ``wider`` without a change of scores."""
+        inputs = slice(len(wider)) if self.trunk is None else slice(self.trunk.features, None)
+        self.reward.rescale(inputs, wider, shift)
+        if self.value is not None and self.value_trunk is None:
+            states = slice(self.shape.observations)
+            self.value.rescale(states, wider[states], shift[states])
 
     def steps(self, features: Tensor) -> Tensor:
         """Rewards ``[E, n]`` of steps ``[n, width]``."""
@@ -182,15 +209,17 @@ class SegmentEnsemble(nn.Module):
         n, length, width = features.shape
         scores = self.steps(features.reshape(n * length, width)).view(self.members, n, length).sum(-1)
         if self.value is not None:
-            ends = features[:, [0, -1]].reshape(2 * n, width)
-            seen = (ends if self.value_trunk is not None else self._scaled(ends))[:, : self.shape.observations]
-            seen = seen if self.value_trunk is None else self.value_trunk(seen)
-            values = self.value(seen).view(self.members, n, 2)
-            scores = scores + values[..., 1] - values[..., 0]
+            d = self.shape.observations
+            ends = torch.cat([features[:, 0, :d], features[:, -1, -d:]])  # where it began, and after its last action
+            seen = self._scaled(ends) if self.value_trunk is None else self.value_trunk(ends)
+            values = self.value(seen)
+            scores = scores + values[:, n:] - values[:, :n]
         return scores
 
     def _scaled(self, features: Tensor) -> Tensor:
-        return ((features - self.mean) / self.deviation).clamp(-10, 10)
+        """Standardised rows ``[n, width]``, or the observations ``[n, D]`` that they begin with."""
+        k = features.shape[1]
+        return ((features - self.mean[:k]) / self.deviation[:k]).clamp(-10, 10)
 
 
 class _Stack(nn.Module):
@@ -206,6 +235,12 @@ class _Stack(nn.Module):
             weight = torch.randn(members, a, b, generator=random) * (gain / math.sqrt(a))
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(members, 1, b)))
+
+    def rescale(self, inputs: slice, wider: Tensor, shift: Tensor) -> None:
+        """Compute the same where ``inputs`` x now come as (x - ``shift``) / ``wider``."""
+        first = self.weights[0]
+        self.biases[0].add_((shift[:, None] * first[:, inputs]).sum(1, keepdim=True))
+        first[:, inputs] *= wider[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.expand(len(self.weights[0]), -1, -1)

@@ -88,6 +88,8 @@ class FitSettings:
     bootstrap: bool = True
     """Each member of an ensemble weighs every task by its own Poisson(1) draw, a function of the task's id; a single
     member weighs all by 1."""
+    bag_seed: int | None = None
+    """Seed of those draws, to be the same wherever a fit goes on from the weights of another; None: the fit's own."""
     out_of_bag: bool = False
     """Without validation rows, stop on what each member's draws left out (about 1/e of the tasks)."""
     rating_loss: RatingLoss = "regression"
@@ -224,7 +226,8 @@ class _Fitting:
             return None
         # by id: a task that was left out of a member's bag is left out of its later fits, too
         ids = np.array([derive(0, task.id) for task in self.train.tasks])
-        drawn = uniform(derive(self.seed, "reward-bootstrap"), ids, np.arange(self.model.members)[:, None])
+        seed = self.seed if self.settings.bag_seed is None else self.settings.bag_seed
+        drawn = uniform(derive(seed, "reward-bootstrap"), ids, np.arange(self.model.members)[:, None])
         return torch.from_numpy(np.searchsorted(POISSON, drawn)).float()
 
     def _left_out(self) -> Tensor | None:
