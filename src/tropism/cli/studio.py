@@ -26,6 +26,10 @@ def studio(
         list[str] | None,
         typer.Option("--name", help="A host name that browsers use for it, as behind a proxy. May be repeated."),
     ] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option("--proxy", help="Address or network of a proxy on another machine, to be believed about https."),
+    ] = None,
     database_url: Annotated[
         str | None,
         typer.Option(
@@ -53,6 +57,7 @@ def studio(
         host=host,
         port=port,
         names=tuple(name or ()),
+        proxies=("127.0.0.1", "::1", *(proxy or ())),
         database_url=database_url,
         lease_s=lease,
         gold_rate=gold_rate,

@@ -66,9 +66,8 @@ def create_app(folder: Path, settings: StudioSettings | None = None) -> FastAPI:
     app.include_router(operations.router)
     # the last one added is the first one asked
     app.add_middleware(Express, studio=studio)
-    app.add_middleware(
-        Guard, names=settings.names, limit=settings.body_limit, bulk_limit=settings.bulk_limit, bulk=BULK
-    )
+    limits = {"limit": settings.body_limit, "bulk_limit": settings.bulk_limit}
+    app.add_middleware(Guard, names=settings.names, bulk=BULK, solo=settings.solo, **limits)
     app.add_middleware(Timed, instruments=studio.counters)  # outside: what the guard answers counts, too
     return app
 

@@ -34,13 +34,20 @@ _log = logging.getLogger("tropism.studio")
 
 
 class Guard:
-    """Wraps the application. ``names``: host names allowed beside localhost and addresses; sizes in bytes."""
+    """Wraps the application. ``names``: host names allowed beside localhost and addresses; sizes in bytes; ``solo``:
+    nobody signs in, so nothing may come through a proxy."""
 
     def __init__(
-        self, app: ASGIApp, names: Collection[str], limit: int, bulk_limit: int, bulk: Collection[str]
+        self,
+        app: ASGIApp,
+        names: Collection[str],
+        limit: int,
+        bulk_limit: int,
+        bulk: Collection[str],
+        solo: bool = False,
     ) -> None:
         self.app, self.names = app, frozenset(name.lower() for name in names) | {"localhost"}
-        self.limit, self.bulk_limit, self.bulk = limit, bulk_limit, frozenset(bulk)
+        self.limit, self.bulk_limit, self.bulk, self.solo = limit, bulk_limit, frozenset(bulk), solo
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
@@ -72,9 +79,13 @@ class Guard:
     async def _look(self, scope: Scope, receive: Receive) -> tuple[Response | None, Receive]:
         """A refusal or None, and where the body is read from now."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        if not self._known(headers.get(b"host", "")):
+        name = headers.get(b"host", "")
+        if not self._known(name):
             fix = "open the studio by an address, or start it with --name for this one"
-            return refusal(421, "wrong_host", f"host {headers.get(b'host', '')!r} is not this studio's", fix), receive
+            return refusal(421, "wrong_host", f"host {name!r} is not this studio's", fix, host=name), receive
+        if self.solo and (b"x-forwarded-for" in headers or b"forwarded" in headers):
+            fix = "start the studio without --solo, and make accounts"
+            return refusal(403, "not_allowed", "this studio has no login, and this came through a proxy", fix), receive
         if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
             return refusal(404, "not_found", "an address with a zero byte"), receive
         if scope["method"] in SAFE:
@@ -114,7 +125,7 @@ class Guard:
 
 
 def _too_large(limit: int) -> Response:
-    return refusal(413, "too_large", f"a body of more than {limit} bytes", "send less at once")
+    return refusal(413, "too_large", f"a body of more than {limit} bytes", "send less at once", limit=limit)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -61,14 +61,15 @@ def serve(folder: Path, settings: StudioSettings, say: Say) -> None:
 
 def server(app: FastAPI) -> uvicorn.Server:
     """The server of an application, on sockets that it is given."""
+    studio: Studio = app.state.studio
     config = uvicorn.Config(
         app,
         log_level=logging.WARNING,
         access_log=False,
         server_header=False,
         date_header=False,
-        proxy_headers=True,  # from this machine alone: a proxy beside it
-        forwarded_allow_ips="127.0.0.1",
+        proxy_headers=True,  # from these alone; by default, a proxy on this machine
+        forwarded_allow_ips=list(studio.settings.proxies),
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=75,
         h11_max_incomplete_event_size=64 << 10,

@@ -30,6 +30,8 @@ class StudioSettings:
     port: int = 7860
     names: tuple[str, ...] = ()
     """Host names by which browsers reach it (behind a proxy); addresses and localhost are always allowed."""
+    proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    """Addresses and networks of proxies that are believed when they say who asks, and whether over https."""
     database_url: str | None = None
     lease_s: float = 300.0
     undo_s: float = 30.0
@@ -53,6 +55,17 @@ class StudioSettings:
                 f"--solo with --host {self.host}: whoever reaches it would need no password",
                 "leave --host out, or leave --solo out and make accounts",
             )
+        if self.solo and self.names:
+            raise ConfigError(
+                f"--solo with --name {self.names[0]}: whoever reaches it by that name would need no password",
+                "leave --name out, or leave --solo out and make accounts",
+            )
+        for proxy in self.proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                fix = "give the proxy's address, as 10.0.0.5, or its network, as 172.18.0.0/16"
+                raise ConfigError(f"--proxy {proxy}: {error}", fix) from error
         for name in ("gold_rate", "repeat_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}", "give a share from 0 to below 1, as 0.05")
