@@ -4,8 +4,8 @@ On each task the same PPO learns three times: from the true reward, and from 700
 segments by a synthetic teacher that sees the true reward (350 besides on HalfCheetah). All tasks have a fixed horizon:
 a walker that falls goes on lying. A return is normalised by the task's own ends: 0 is random actions, 1 the mean of the
 runs on the true reward. What is claimed is the interquartile mean over tasks and seeds, with a bootstrap of seeds
-within tasks (Agarwal et al. 2021); every task is listed. Environment steps are counted at the environment, those of
-asking included.
+within tasks and arms (Agarwal et al. 2021), those on the true reward included; every task is listed. Environment steps
+are counted at the environment, those of asking included.
 
     python benchmarks/christiano.py --folder RUNS [--tasks HalfCheetah-v5 …] [--seeds 0 1 2] [--jobs 2]
     python benchmarks/christiano.py --quick         one short run of each kind; no result file
@@ -27,6 +27,7 @@ import numpy as np
 
 from common import RESULTS, Claim, write_result
 from control_runs import Cell, play, read, run_all
+from control_shares import Arm, mean, share
 
 TRUE, SEEDS = "true", (0, 1, 2)
 TARGETS = {"700": 0.90, "1400": 0.95}
@@ -64,31 +65,35 @@ TASKS = (
 )
 
 
-def report(runs: Mapping[str, Mapping[str, Any]]) -> None:
-    """The result and the plot, from all runs."""
-    from tropism.evaluation.aggregate import stratified
-
+def claims_of(runs: Mapping[str, Mapping[str, Any]]) -> tuple[list[Claim], dict[str, dict[str, Any]]]:
+    """What is claimed of all runs, and the table of all tasks and arms."""
     table: dict[str, dict[str, Any]] = {}
+    arms: dict[str, list[Arm]] = {}
     for t in TASKS:
         of = {a: [runs[t.cell(a, s).name] for s in SEEDS] for a in t.arms}
-        chance, top = of[TRUE][0]["random_return"], float(np.mean([r["true_return"] for r in of[TRUE]]))
-        table[t.id] = {"random_return": chance, "steps": t.steps}
+        table[t.id] = {"random_return": of[TRUE][0]["random_return"], "steps": t.steps}
         for a in t.arms:
-            returns = [r["true_return"] for r in of[a]]
-            share = [(r - chance) / (top - chance) for r in returns]
+            arm = Arm.of(t.id, of[a], of[TRUE])
+            arms.setdefault(a, []).append(arm)
             spent = float(np.mean([r["cpu_s"] for r in of[a]]))
-            table[t.id][a] = {"true_return": returns, "normalised": share, "cpu_s": spent}
+            table[t.id][a] = {"true_return": arm.returns.tolist(), "normalised": arm.shares.tolist(), "cpu_s": spent}
     claims = []
-    for arm, target in TARGETS.items():
-        found = stratified([table[t.id][arm]["normalised"] for t in TASKS])
-        name = f"normalised return with {arm} labels, interquartile mean over {len(TASKS)} tasks"
+    for a, target in TARGETS.items():
+        found = share(arms[a])
+        name = f"normalised return with {a} labels, interquartile mean over {len(TASKS)} tasks"
         claims.append(Claim(name, found.value, found.low, found.high, f">= {target}", found.value >= target))
         holds = found.low >= LEAST
-        claims.append(Claim(f"lower bound with {arm} labels", found.low, found.low, found.high, f">= {LEAST}", holds))
+        claims.append(Claim(f"lower bound with {a} labels", found.low, found.low, found.high, f">= {LEAST}", holds))
     for t in TASKS:
-        for arm in t.arms[1:]:
-            values = table[t.id][arm]["normalised"]
-            claims.append(Claim(f"{t.id}, {arm} labels", float(np.mean(values)), min(values), max(values), "", True))
+        for a in t.arms[1:]:
+            own = share([arm for arm in arms[a] if arm.task == t.id], mean)
+            claims.append(Claim(f"{t.id}, {a} labels", own.value, own.low, own.high, "", True))
+    return claims, table
+
+
+def report(runs: Mapping[str, Mapping[str, Any]]) -> None:
+    """The result and the plot, from all runs."""
+    claims, table = claims_of(runs)
     write_result("christiano", claims, {"seeds": list(SEEDS), "tasks": table}, quick=False)
     plot(runs)
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from common import Claim, interval, write_result
 from control_runs import Cell, play, read, run_all
+from control_shares import Arm, difference, mean, share
 
 SEEDS = (0, 1, 2)
 Runs = Mapping[str, Mapping[str, Any]]
@@ -36,6 +38,8 @@ SHARE = 0.9
 NOISE = {"rationality": 2.0}
 """Of raters: logistic noise, in units of the spread of what is rated."""
 BACKWARDS = "control_wrong_rewards:backwards"
+TURNED = 0.75
+"""Of what the right reward gives from the beginning: less than that is a policy that was stopped, not turned."""
 
 
 def selection_cells() -> list[Cell]:
@@ -50,7 +54,10 @@ def selection_cells() -> list[Cell]:
 
 
 def selection_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
-    """Labels to ``SHARE`` of the largest budget's random return, between budgets by a straight line."""
+    """Labels to ``SHARE`` of the largest budget's random return, between budgets by a straight line.
+
+    A run that the largest budget was not enough for counts as that budget, and the claim says how many did: what they
+    need is more, and not known."""
     claims, found = [], dict[str, Any]()
     for task in (CHEETAH[0], PENDULUM[0]):
 
@@ -60,24 +67,38 @@ def selection_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
         chance = next(iter(r for r in runs.values() if r["cell"]["environment"] == task))["random_return"]
         goal = chance + SHARE * (float(np.mean(returns("random", BUDGETS[-1]))) - chance)
         needed = {
-            way: [_labels_to(goal, [returns(way, b)[i] for b in BUDGETS]) for i in range(len(SEEDS))] for way in WAYS
+            way: [labels_to(goal, [returns(way, b)[i] for b in BUDGETS]) for i in range(len(SEEDS))] for way in WAYS
         }
-        saved = [1 - b / a for a, b in zip(needed["random"], needed["disagreement"], strict=True)]
-        mean, low, high = interval(saved)
-        claims.append(Claim(f"{task}: labels saved by asking where members disagree", mean, low, high, "> 0", low > 0))
-        found[task] = {"goal": goal, "needed": needed, "returns": {w: [returns(w, b) for b in BUDGETS] for w in WAYS}}
+        saved = difference(*([n.labels for n in needed[way]] for way in WAYS))
+        short = {way: sum(n.bound == ">" for n in needed[way]) for way in WAYS}
+        name = f"{task}: labels saved by asking where members disagree"
+        if sum(short.values()):
+            name += f" ({short['random']} random and {short['disagreement']} such runs never got there)"
+        claims.append(Claim(name, saved.value, saved.low, saved.high, "low > 0", saved.low > 0))
+        found[task] = {
+            "goal": goal, "needed": {way: [asdict(n) for n in needed[way]] for way in WAYS},
+            "never": short, "returns": {w: [returns(w, b) for b in BUDGETS] for w in WAYS},
+        }  # fmt: skip
     return claims, {"budgets": list(BUDGETS), "tasks": found}
 
 
-def _labels_to(goal: float, returns: list[float]) -> float:
-    """Labels at which the return first reaches ``goal``; the largest budget where it never does."""
+@dataclass(frozen=True)
+class Needed:
+    """Labels that a run needs: so many, or ("<", ">") fewer or more than that, it is not known how many."""
+
+    labels: float
+    bound: str = ""
+
+
+def labels_to(goal: float, returns: Sequence[float]) -> Needed:
+    """Labels at which the return (one of each budget) first reaches ``goal``."""
     if returns[0] >= goal:
-        return float(BUDGETS[0])
+        return Needed(float(BUDGETS[0]), "<")
     for i in range(1, len(BUDGETS)):
         if returns[i] >= goal:
             way = (goal - returns[i - 1]) / (returns[i] - returns[i - 1])
-            return BUDGETS[i - 1] + way * (BUDGETS[i] - BUDGETS[i - 1])
-    return float(BUDGETS[-1])
+            return Needed(BUDGETS[i - 1] + way * (BUDGETS[i] - BUDGETS[i - 1]))
+    return Needed(float(BUDGETS[-1]), ">")
 
 
 def ratings_cells() -> list[Cell]:
@@ -101,11 +122,11 @@ def ratings_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
     claims = []
     for task in (CARTPOLE[0], PENDULUM[0]):
         true = [runs[f"rate-{task}-true-{seed}"] for seed in SEEDS]
-        chance, top = true[0]["random_return"], float(np.mean([r["true_return"] for r in true]))
         for what in ("steps", "segments"):
-            own = [runs[f"rate-{task}-{what}-{seed}"]["true_return"] for seed in SEEDS]
-            mean, low, high = interval([(r - chance) / (top - chance) for r in own])
-            claims.append(Claim(f"{task}: from ratings of {what}", mean, low, high, ">= 0.9", mean >= 0.9))
+            own = [runs[f"rate-{task}-{what}-{seed}"] for seed in SEEDS]
+            found = share([Arm.of(task, own, true)], mean)
+            name = f"{task}: from ratings of {what}"
+            claims.append(Claim(name, found.value, found.low, found.high, ">= 0.9", found.value >= 0.9))
     return claims, {"noise": NOISE}
 
 
@@ -121,20 +142,20 @@ def turned_cells() -> list[Cell]:
 
 
 def turned_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
-    """True returns before (the first episodes of the turned run are the wrong policy's) and after."""
+    """True returns after, beside those of the policy it began with and of agents who wanted the right thing from the
+    beginning; all by the modes of their actions, on the same starts."""
     turned = [runs[f"turn-turned-{seed}"] for seed in SEEDS]
-    right = [runs[f"turn-right-{seed}"]["true_return"] for seed in SEEDS]
-    chance = turned[0]["random_return"]
-    before = [r["curve"][0][1] for r in turned]
-    share = [(r["true_return"] - chance) / (float(np.mean(right)) - chance) for r in turned]
-    mean, low, high = interval(share)
-    gain, gain_low, gain_high = interval([r["true_return"] - b for r, b in zip(turned, before, strict=True)])
+    right = [runs[f"turn-right-{seed}"] for seed in SEEDS]
+    before = [r["start_return"] for r in turned]
+    gain, low, high = interval([r["true_return"] - b for r, b in zip(turned, before, strict=True)])
+    found = share([Arm.of(CHEETAH[0], turned, right)], mean)
     return [
+        Claim("HalfCheetah-v5: true return gained over the wrong policy", gain, low, high, "low > 0", low > 0),
         Claim(
-            "HalfCheetah-v5: true return gained over the wrong policy", gain, gain_low, gain_high, "> 0", gain_low > 0
+            "HalfCheetah-v5: turned, as a share of trained on the right reward", found.value, found.low, found.high,
+            f"low >= {TURNED}", found.low >= TURNED,
         ),
-        Claim("HalfCheetah-v5: turned, as a share of trained on the right reward", mean, low, high, "", True),
-    ], {"before": before}
+    ], {"before": before}  # fmt: skip
 
 
 PARTS: Mapping[str, tuple[Callable[[], list[Cell]], Callable[[Runs], tuple[list[Claim], dict[str, Any]]]]] = {

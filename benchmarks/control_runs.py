@@ -68,8 +68,10 @@ def play(cell: Cell, folder: Path) -> dict[str, Any]:
     spec, seed = cell.spec, cell.seed
     environments = Environments(spec, 8, derive(seed, cell.environment, "environments"))
     agent = Ppo(environments, PpoSettings(**cell.ppo), derive(seed, cell.environment, "agent"))
+    begins = dict[str, float]()
     if cell.start:
         agent.begin_with(*load_policy(folder / cell.start).description)
+        begins["start_return"] = evaluate(agent, spec, EPISODES, 1).mean  # by this cell's reward
     began, curve, labels = time.process_time(), list[tuple[int, float]](), 0
     if not cell.labels:
         while environments.steps < cell.steps:
@@ -89,7 +91,7 @@ def play(cell: Cell, folder: Path) -> dict[str, Any]:
     (folder / cell.name).mkdir(parents=True, exist_ok=True)
     save_policy(folder / cell.name, agent.policy(), spec, {"cell": cell.name})
     return {
-        "cell": asdict(cell), "steps": environments.steps, "labels": labels, "cpu_s": spent,
+        "cell": asdict(cell), "steps": environments.steps, "labels": labels, "cpu_s": spent, **begins,
         "true_return": evaluate(agent, spec, EPISODES, 1).mean,
         "random_return": random_returns(spec, 5 * EPISODES, 1).mean, "curve": curve[:: max(1, len(curve) // 200)],
     }  # fmt: skip

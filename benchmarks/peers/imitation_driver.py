@@ -22,8 +22,8 @@ def cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def networks(venv, members: int, normalise: bool):
-    """A reward network, or an ensemble whose disagreement chooses the questions."""
+def networks(venv, members: int, normalise: bool, choose: bool):
+    """A reward network, or an ensemble; one that chooses by disagreement is wrapped, as the library's examples do."""
     from imitation.rewards import reward_nets
     from imitation.util import networks as layers
 
@@ -32,7 +32,7 @@ def networks(venv, members: int, normalise: bool):
     if members == 1:
         return nets[0]
     ensemble = reward_nets.RewardEnsemble(venv.observation_space, venv.action_space, nets)
-    return reward_nets.AddSTDRewardWrapper(ensemble)
+    return reward_nets.AddSTDRewardWrapper(ensemble) if choose else ensemble
 
 
 def arguments() -> argparse.Namespace:
@@ -44,6 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--fragment", type=int, default=50)
     parser.add_argument("--members", type=int, default=3)
+    parser.add_argument("--choose", type=int, default=1, help="questions, by an ensemble's disagreement")
     parser.add_argument("--normalise", type=int, default=1, help="running statistics of the reward's inputs")
     parser.add_argument("--gamma", type=float, default=0.99)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
@@ -81,11 +82,12 @@ def main() -> None:
         gamma=given.gamma, seed=given.seed, device="cpu",
     )  # fmt: skip
     began, spent = time.perf_counter(), cpu()
-    net = networks(venv, given.members, bool(given.normalise))
+    net = networks(venv, given.members, bool(given.normalise), bool(given.choose))
     model = pc.PreferenceModel(net)
     fragments = pc.RandomFragmenter(rng=rng, warning_threshold=0)
-    if given.members > 1:
+    if given.members > 1 and given.choose:
         fragments = pc.ActiveSelectionFragmenter(model, fragments, 2)
+    if given.members > 1:
         trainer = pc.EnsembleTrainer(model, pc.CrossEntropyRewardLoss(), rng=rng, epochs=3)
     else:
         trainer = pc.BasicRewardTrainer(model, pc.CrossEntropyRewardLoss(), rng=rng, epochs=3)
