@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tropism.control.fit_reward import RewardSection
 from tropism.control.ppo import Ppo, PpoSettings
 from tropism.control.preferences import Asking, PreferenceLearner, PreferenceSection
 from tropism.control.reward_network import load_reward
+from tropism.control.schedule import LabelSchedule
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.stepping import Environments
 from tropism.errors import ConfigError, DataError
@@ -128,20 +130,32 @@ def test_a_teacher_who_skips_everything_is_told_of() -> None:
         learner(asker=MemoryAsker(Oracle(skip_below=50.0))).step()
 
 
+class Slowly(MemoryAsker):
+    """People who have given the first ``shown`` of an oracle's answers, and will give the others but those ``passed``
+    over. Counts how often the work rested."""
+
+    answers_at_once = False
+
+    def __init__(self, teacher: Oracle, shown: int = 0) -> None:
+        super().__init__(teacher)
+        self.shown, self.rests, self.passed = shown, 0, set[str]()
+
+    def judgements(self) -> list[Judgement]:
+        return super().judgements()[: self.shown]
+
+    def open(self) -> Collection[str]:
+        return set(self._found) - {j.query.id for j in self.judgements()} - self.passed
+
+    def rest(self, news: Callable[[], bool]) -> None:
+        self.rests += not news()
+
+
 def test_people_are_not_fitted_on_one_by_one() -> None:
-    class Slow(MemoryAsker):
-        """Answers one question a turn, whichever was asked first."""
-
-        answers_at_once = False
-
-        def judgements(self) -> list[Judgement]:
-            return super().judgements()[: self.shown]
-
-    asker = Slow(Oracle())
-    asker.shown = 0
-    made, fits = learner(total=60_000, asker=asker), []
-    for turn in range(60):
-        asker.shown = turn
+    asker = Slowly(Oracle())
+    quick = FITTED.model_copy(update={"fit_steps": 20, "fit_steps_again": 10, "least_steps": 1})
+    made, fits = learner(total=20_000, asker=asker, reward=quick), []
+    while asker.shown < 60:
+        asker.shown += bool(asker.open())
         _, metrics = made.step()
         if "reward/version" in metrics:
             fits.append(int(metrics["preferences/labels"]))
@@ -165,8 +179,50 @@ def test_segments_do_not_cross_an_episode(trained: PreferenceLearner) -> None:
 def test_held_out_questions_are_of_held_out_environments(trained: PreferenceLearner) -> None:
     judgements = trained.questions.known()
     splits = [j.task.split for j in judgements]
-    assert splits.count("validation") == pytest.approx(20, abs=2)  # an eighth, rounded at every session
+    assert splits.count("validation") == 20
     assert len(splits) == 160
+
+
+def test_the_held_out_share_is_not_lost_to_rounding() -> None:
+    """Put back (rounded in every session by itself): 2 of 60 are held out, those of the first session."""
+    asked = ASKED.model_copy(update={"sessions": 20})
+    made = train(learner(asking=Asking(labels=60, validation_share=0.125), preferences=asked))
+    splits = [j.task.split for j in made.questions.known()]
+    assert (splits.count("validation"), len(splits)) == (8, 60)
+    for labels, sessions, share in itertools.product((1, 2, 5, 61, 700), (0, 3, 20), (0.0, 0.1, 0.5)):
+        due = LabelSchedule(labels, 0.25, sessions, "hyperbolic", share)
+        parts = [due.by_split(due.due(passed)) for passed in range(sessions + 1)]
+        for split in ("train", "validation"):
+            assert all(b[split] >= a[split] >= 0 for a, b in itertools.pairwise(parts))
+        last = due.due(sessions)
+        assert last == (labels if sessions else max(1, round(0.25 * labels)))
+        assert abs(parts[-1]["validation"] - share * last) <= 1
+        assert all(part["train"] >= 1 for part in parts)
+
+
+@pytest.mark.parametrize("labels", [1, 2, 3, 5])
+def test_the_first_question_is_one_to_fit_on(labels: int) -> None:
+    """Put back (the only question that is due is held out): nothing can be fitted, and the loop has no end."""
+    made = learner(total=4000, asking=Asking(labels=labels, validation_share=0.125))
+    for _ in range(20):
+        if not made.finished:
+            made.step()
+    assert made.finished
+    assert made.answered == labels
+    assert made.reward is not None
+
+
+def test_a_teacher_who_answers_held_out_questions_only_is_told_of() -> None:
+    """Put back (any answer will do): nothing can be fitted, no step is charged, and the loop has no end."""
+
+    class HalfBlind(Oracle):
+        def answer(self, queries: Sequence[Query], context: QueryContext) -> list[Answer]:
+            held_out = {t.id for t in context.tasks.values() if t.split == "validation"}
+            found = super().answer(queries, context)
+            return [a if q.task_id in held_out else Answer(None) for q, a in zip(queries, found, strict=True)]
+
+    with pytest.raises(DataError, match=r"none of .* train questions was answered"):
+        learner(asker=MemoryAsker(HalfBlind())).step()
 
 
 def test_the_scale_stands_still_within_a_version(trained: PreferenceLearner) -> None:

@@ -3,15 +3,15 @@
 Three things go on side by side: the agent acts and learns on what the reward pays; a schedule says when segments of
 what it did are asked about; whenever there are new answers the reward is fitted again, on all of them, and the agent is
 told. ``PreferenceLearner.step`` is one turn of it. With a teacher that answers at once it is synchronous and, with the
-same seed, the same to the last bit; with people the agent goes on, unless told to wait.
+same seed, the same to the last bit. With people the agent goes on, unless told to wait; but steps that it takes while
+they have yet to answer what is due are not charged to its training, so that a round does not end without them.
 
 Left out: queries other than comparisons and ratings of one segment.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -23,9 +23,10 @@ from torch import Tensor
 from tropism.control.agent import Agent, State
 from tropism.control.fit_reward import RewardSection, fit_reward
 from tropism.control.queries import SegmentPool, Selection, choose_pairs
-from tropism.control.questions import Kind, Questions
+from tropism.control.questions import Kind, Questions, Tally
 from tropism.control.reward_network import LearnedReward, SegmentEnsemble, Shape
 from tropism.control.rollouts import RewardFunction, Steps
+from tropism.control.schedule import LabelSchedule
 from tropism.control.state_entropy import StateEntropy
 from tropism.digests import digest
 from tropism.environments.fixed_horizon import require_fixed_horizon
@@ -34,6 +35,7 @@ from tropism.environments.segments import Chunk, check_length
 from tropism.environments.stepping import Episode, Place
 from tropism.errors import ConfigError, DataError
 from tropism.feedback.asking import Asker
+from tropism.feedback.records import Judgement, Split
 from tropism.reward.dataset import RewardData
 from tropism.reward.ensemble import FrozenScale
 from tropism.runtime.seeding import derive
@@ -43,7 +45,7 @@ RECENT = 20
 """Episodes over which the true return is shown."""
 VISITED_PER_TURN, MOST_VISITED = 16, 20_000
 MOST_WAVES = 8
-"""Skips cost no budget: other segments are asked about instead, this many times at most."""
+"""Skips cost no budget: other segments are asked about instead, up to this many times what is due."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Asking:
     kind: Kind = "comparison"
     selection: Selection = "random"
     validation_share: float = 0.1
+    enough: float = 1.0
+    """Of people: the share of what is due that they must have answered for the training to be charged on."""
 
 
 class PreferenceSection(Section):
@@ -77,7 +81,8 @@ class PreferenceSection(Section):
     pretrain_steps: int = Field(0, ge=0)
     """Steps of pre-training before the first questions, on the entropy of the states visited (Lee et al. 2021)."""
     wait: bool = False
-    """Wait for people before going on; else the agent trains while they judge."""
+    """Wait for people before going on; else the agent goes on while they judge, for nothing where they have yet to
+    answer ``feedback.enough`` of what is due."""
     allow_variable_horizon: bool = False
     """Ask about environments whose episodes may end early, though their length tells how the agent does."""
     goal: str = "Which one does better?"
@@ -117,9 +122,13 @@ class PreferenceLearner:
         self.reward: LearnedReward | None = None
         size, picture = environments.observation_size, environments.picture
         self.entropy = StateEntropy(size, picture)
+        s, share = preferences, asking.validation_share if self.held_out else 0.0
+        self.schedule = LabelSchedule(asking.labels, s.initial_share, s.sessions, s.schedule, share)
+        self.before_waiting: Callable[[], None] = lambda: None
+        """Called when people have been asked: what was put is worth a checkpoint."""
         self.answered, self.sessions, self.turns, self.waited, self.explored = 0, 0, 0, 0, False
         self.fitted_on, self.fitted = 0, ""
-        """How many judgements the reward was fitted on, and which: a digest of their ids."""
+        """How many judgements the reward was fitted on; those looked at last, as a digest of their ids."""
         self.episodes: list[tuple[int, float, int]] = []
         """Finished episodes: (environment step, true return, length)."""
         self.visited = np.zeros((0, numbers_size(size, picture)), np.float32)
@@ -137,32 +146,46 @@ class PreferenceLearner:
 
     def step(self) -> tuple[Steps, dict[str, float]]:
         """One turn: 1 ask if it is time, 2 fit if there are new answers, 3 act and learn on the reward, 4 keep the
-        steps for the next questions. Returns the agent's steps and metrics."""
+        steps for the next questions. Returns the agent's steps and metrics.
+
+        Errors: DataError where nothing that was asked can be fitted on; what waiting for people raises.
+        """
         metrics: dict[str, float] = {}
         if self.agent.environments.steps >= self.settings.pretrain_steps:
             if not self.explored:
                 self._explore()
-            metrics |= self._ask_if_due()
-            metrics |= self._fit_if_new()
-        if self.reward is None and self.waited >= self.total:
-            # explored as long as it may train: from here on it would only burn time
-            self.asker.wait(first=True)
-            metrics |= self._fit_if_new()
+            self._ask()
+            if self.ahead:
+                self.asker.rest(lambda: self._fits() or not self.ahead)
+            if self._fits():
+                metrics |= self._fit()
+        ahead = self.ahead
         paying: RewardFunction = self.reward or self.entropy
         before = self.agent.environments.place()
         steps, learned = self.agent.advance(paying, self.done)
         self.pool.chunks.append(self._chunk(steps, before))
         if self.reward is None:
             self.entropy.add(steps.observations)
-            if self.sessions:
-                self.waited += self.agent.environments.steps - before.steps
+        if ahead:
+            self.waited += self.agent.environments.steps - before.steps
         self._remember(steps)
         self.turns += 1
         known = {"preferences/labels": float(self.answered), "preferences/asked": float(len(self.questions.queries))}
+        known |= {"preferences/sessions": float(self.sessions)}
         known |= {"environment/steps": float(self.agent.environments.steps)}
         if self.episodes:
             known["episode/true_return"] = self.recent_return
         return steps, metrics | learned | known
+
+    @property
+    def ahead(self) -> bool:
+        """Whether people have yet to answer what training on is for: steps taken meanwhile are not charged."""
+        if self.asker.answers_at_once or not self.questions.queries:
+            return False
+        tally = self._tally()
+        behind = self.schedule.behind(self.done, self.asking.enough)
+        # where nothing is left that could replace what they passed over, what there is must do
+        return self.reward is None or len(tally.settled) < min(behind, len(tally.counted))
 
     @property
     def recent_return(self) -> float:
@@ -181,17 +204,6 @@ class PreferenceLearner:
         seen = numbers(rows[:: max(1, len(rows) // VISITED_PER_TURN)], self.shape.picture)
         self.visited = np.concatenate([self.visited, seen])[-MOST_VISITED:]
 
-    def due(self) -> int:
-        """Labels that should have been given by now."""
-        s, labels = self.settings, self.asking.labels
-        first = round(s.initial_share * labels)
-        if not s.sessions:
-            return first
-        share = self.done if s.schedule == "constant" else math.log1p(self.done / 0.2) / math.log1p(1 / 0.2)
-        # in whole sessions, the last of which still leaves time to learn from it
-        passed = min(s.sessions, math.floor(share * (s.sessions + 1)))
-        return first + round((labels - first) * passed / s.sessions)
-
     def _explore(self) -> None:
         """Steps of the policy as it is, without learning: what the first questions are about."""
         e = self.agent.environments
@@ -205,65 +217,88 @@ class PreferenceLearner:
     def _chunk(self, steps: Steps, before: Place) -> Chunk:
         return Chunk(self.agent.environments.spec, steps, before, self.asker.policy_id)
 
-    def _ask_if_due(self) -> dict[str, float]:
-        """Ask for what is missing, on train and held-out segments; skips are asked for again, elsewhere."""
-        missing = self.due() - (self.answered if self.asker.answers_at_once else len(self.questions.queries))
-        if missing <= 0:
-            return {}
-        s, count = self.settings, self.agent.environments.count
-        split_at = count - self.held_out
-        aside = round(missing * self.asking.validation_share) if self.held_out else 0
-        if self.held_out and not self.sessions:
-            aside = max(1, aside)
-        for split, environments, budget in (
-            ("train", range(split_at), missing - aside), ("validation", range(split_at, count), aside)
-        ):  # fmt: skip
-            for wave in range(MOST_WAVES):
-                if budget <= 0:
-                    break
-                random = np.random.Generator(np.random.Philox(derive(self.seed, "pairs", self.sessions, split, wave)))
-                chosen = choose_pairs(
-                    self.pool,
-                    environments,
-                    budget,
-                    self.asking.selection,
-                    s.oversample,
-                    self.reward,
-                    self.shape,
-                    random,
-                )
-                at = self.agent.environments.steps
-                answers = self.questions.put(chosen, self.asking.kind, split, at)  # type: ignore[arg-type]
-                if not self.asker.answers_at_once:
-                    break
-                self.answered, budget = self.answered + answers, budget - answers
-        if self.asker.answers_at_once and not self.answered:
-            raise DataError(
-                f"none of {len(self.questions.queries)} questions was answered",
-                "check feedback.oracle: does it skip everything?",
-            )
-        self.sessions += 1
-        if s.wait:
+    def _ask(self) -> None:
+        """Put what is due; where told to, wait for people, and put other questions for those they passed over."""
+        people, wait = not self.asker.answers_at_once, self.settings.wait
+        while self._put_what_is_due() or (people and wait and self._tally().open):
+            if people:
+                self.before_waiting()
+            if not (people and wait):
+                break
             self.asker.wait()
-        return {"preferences/sessions": float(self.sessions)}
 
-    def _fit_if_new(self) -> dict[str, float]:
-        """Fit the reward again if there are answers that it has not seen, or other ones, and tell the agent. Of people,
-        who answer one by one, a twentieth of those before is waited for, or the last one."""
-        judgements = self.questions.known()
-        self.answered = sum(j.query.round == self.asker.round for j in judgements)
-        now = digest([j.event_id for j in judgements])
+    def _put_what_is_due(self) -> bool:
+        """Ask for what is missing, on train and held-out segments, about other ones where some were skipped. Whether
+        anything was asked. Errors: DataError where nothing that was asked can be fitted on."""
+        due = self.schedule.by_split(self.schedule.due(self.schedule.passed(self.done)))
+        tally, splits, asked = self._tally(), self.questions.queries, len(self.questions.queries)
+        count = self.agent.environments.count
+        parts: dict[Split, range] = {
+            "train": range(count - self.held_out),
+            "validation": range(count - self.held_out, count),
+        }
+        for split, environments in parts.items():
+            missing = due[split] - sum(splits[id_] == split for id_ in tally.counted)
+            waves = MOST_WAVES
+            if not self.asker.answers_at_once:
+                waves = int(sum(put == split for put in splits.values()) < MOST_WAVES * due[split])
+            for wave in range(waves):
+                if missing <= 0:
+                    break
+                missing -= self._put(split, environments, missing, wave)
+        put = len(splits) > asked
+        self.sessions += put
+        if not put or self.asker.answers_at_once:
+            self._check_answers()
+        return put
+
+    def _put(self, split: Split, environments: range, budget: int, wave: int) -> int:
+        """Ask ``budget`` questions about segments of ``environments``. Returns how many were answered at once."""
+        random = np.random.Generator(np.random.Philox(derive(self.seed, "pairs", self.sessions, split, wave)))
+        chosen = choose_pairs(
+            self.pool,
+            environments,
+            budget,
+            self.asking.selection,
+            self.settings.oversample,
+            self.reward,
+            self.shape,
+            random,
+        )
+        return self.questions.put(chosen, self.asking.kind, split, self.agent.environments.steps)
+
+    def _check_answers(self) -> None:
+        """Errors: DataError where there is nothing to fit on, and nothing more to come."""
+        asked, tally = self.questions.queries, self._tally()
+        train = [id_ for id_, split in asked.items() if split == "train"]
+        if self.reward is None and asked and not tally.counted.intersection(train):
+            raise DataError(
+                f"none of {len(train)} train questions was answered so that a reward could be fitted",
+                "check feedback.oracle: does it skip everything? Of people: see what they skip or cannot judge",
+            )
+
+    def _tally(self) -> Tally:
+        return self.questions.tally(self.asker.open())
+
+    def _fits(self) -> bool:
+        """Whether there are answers that the reward has not seen, or other ones. Of people, who answer one by one, a
+        twentieth of those before is waited for, or the last one."""
+        tally, judgements = self._tally(), self.questions.known()
+        self.answered = len(tally.answered)
         few = 0 < len(judgements) - self.fitted_on < self.fitted_on // 20
-        if now == self.fitted or (few and self.answered < len(self.questions.queries)):
-            return {}
-        data = RewardData.from_judgements(judgements)
+        return not (few and tally.open) and self.fitted != _ids(judgements)
+
+    def _fit(self) -> dict[str, float]:
+        """Fit the reward again on all answers, and tell the agent; nothing where they say nothing."""
+        judgements = self.questions.known()
+        data, self.fitted = RewardData.from_judgements(judgements), _ids(judgements)
         if not len(data.fold(True)):
             return {}
         features = self.questions.features(data.candidates)
         self.reward, metrics = fit_reward(
             data, features, self.questions.steps(), self.shape, self.reward, self.reward_settings, self.seed
         )
-        self.fitted_on, self.fitted = len(judgements), now
+        self.fitted_on = len(judgements)
         self.agent.reward_changed(self.reward)
         return metrics
 
@@ -323,6 +358,10 @@ class PreferenceLearner:
         ensemble.eval().requires_grad_(False)
         scale = FrozenScale.from_json(about["scale"])
         return LearnedReward(ensemble, scale, about["version"], s.combination, s.pessimism)
+
+
+def _ids(judgements: Sequence[Judgement]) -> str:
+    return digest([j.event_id for j in judgements])
 
 
 _COUNTERS = ("answered", "sessions", "turns", "waited", "explored", "fitted_on", "fitted")

@@ -9,7 +9,8 @@ Left out: showing them (``environments/clips.py``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,22 +26,42 @@ from tropism.environments.images import numbers
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.segments import Segment
 from tropism.errors import DataError
-from tropism.feedback.asking import Asker
+from tropism.feedback.asking import Desk
 from tropism.feedback.chance import shuffled
 from tropism.feedback.records import Candidate, Judgement, Provenance, Query, Split, Task
 
 Kind = Literal["comparison", "rating"]
 
 
+@dataclass(frozen=True)
+class Tally:
+    """How far the questions of a round are, by their ids. Where several are to vote, one can be in both."""
+
+    answered: frozenset[str]
+    """Those with an answer that a reward can be fitted on."""
+    open: frozenset[str]
+    """Those that may still get one."""
+
+    @property
+    def counted(self) -> frozenset[str]:
+        """Those that the budget is charged with: neither skipped by all who could answer, nor beyond their judging."""
+        return self.answered | self.open
+
+    @property
+    def settled(self) -> frozenset[str]:
+        """Those with all the answers that they shall get."""
+        return self.answered - self.open
+
+
 class Questions:
     """What was asked so far. ``goal`` is what people are told to judge by."""
 
-    def __init__(self, asker: Asker, shape: Shape, environment: EnvironmentSpec, goal: str, seed: int) -> None:
+    def __init__(self, asker: Desk, shape: Shape, environment: EnvironmentSpec, goal: str, seed: int) -> None:
         self.asker, self.shape, self.environment, self.goal, self.seed = asker, shape, environment, goal, seed
         self._rows: dict[str, int] = {}
         self._features: list[Tensor] = []
-        self.queries: dict[str, None] = {}
-        """Ids of the questions put so far, in their order."""
+        self.queries: dict[str, Split] = {}
+        """Ids of the questions put so far, in their order, and whether they are to be fitted on."""
 
     def __len__(self) -> int:
         return len(self._features)
@@ -85,6 +106,12 @@ class Questions:
             return found
         return [j for j in found if j.query.round < self.asker.round or j.query.id in self.queries]
 
+    def tally(self, still: Collection[str]) -> Tally:
+        """How far they are; ``still``: ids of open ones, looked at before this: an answer that comes in between counts
+        once."""
+        answered = (j.query.id for j in self.known() if j.query.id in self.queries and _is_answer(j))
+        return Tally(frozenset(answered), frozenset(id_ for id_ in still if id_ in self.queries))
+
     def put(self, chosen: Chosen, kind: Kind, split: Split, at: int) -> int:
         """Ask about pairs, or for ratings about the first of each; ``at``: the environment step. Returns how many were
         answered."""
@@ -112,7 +139,7 @@ class Questions:
                 continue  # two places in one small world can hold the same steps, which is no question
             order = shuffled(len(ids), self.seed, "shown", *ids)
             query = Query(task.id, kind, ids, order, self.asker.round)
-            self.queries[query.id] = None
+            self.queries[query.id] = split
             utilities[query.id] = [side.rewards[i].tolist() for side in sides]
             for candidate, of_side in zip(shown, features, strict=True):
                 if candidate.id not in self._rows:
@@ -128,13 +155,19 @@ class Questions:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All of it, for a checkpoint."""
         features = torch.stack(self._features) if self._features else torch.zeros(0)
-        return {"features": features}, {"candidates": list(self._rows), "queries": list(self.queries)}
+        return {"features": features}, {"candidates": list(self._rows), "queries": list(self.queries.items())}
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Take what ``state`` gave."""
         self._features = list(tensors["features"])
         self._rows = {id_: row for row, id_ in enumerate(meta["candidates"])}
-        self.queries = dict.fromkeys(meta["queries"])
+        self.queries = dict(meta["queries"])
+
+
+def _is_answer(judgement: Judgement) -> bool:
+    """Whether it says what was asked: no remark beside it, and not that it cannot be judged."""
+    value = judgement.value
+    return value.get("kind", judgement.query.kind) == judgement.query.kind and value.get("choice") != "cannot_judge"
 
 
 def segment_folder(folder: Path, row: int) -> Path:

@@ -5,7 +5,7 @@ Left out: a study's own asker, which writes to its log (``study/online.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from tropism.feedback.records import Candidate, Judgement, Query, Task
 from tropism.feedback.teachers import QueryContext, Standard, Teacher
 
 
-class Asker(Protocol):
+class Desk(Protocol):
     """Takes questions to a teacher. Asking again what was asked before (the same ids) changes nothing."""
 
     @property
@@ -52,12 +52,26 @@ class Asker(Protocol):
         many were answered: of people 0 here. A skip is no answer."""
         ...
 
-    def wait(self, first: bool = False) -> None:
-        """Come back when everything asked here is answered, or with ``first`` anything."""
-        ...
-
     def judgements(self) -> list[Judgement]:
         """All current judgements, in an order that does not depend on when they came."""
+        ...
+
+
+class Asker(Desk, Protocol):
+    """A desk at which somebody waits for answers, or goes on until they come."""
+
+    def open(self) -> Collection[str]:
+        """Ids of the questions of this round that may still get an answer: of people those that have too few votes and
+        that not everybody has passed over. Of programs, which answer or skip at once, none."""
+        ...
+
+    def wait(self) -> None:
+        """Come back when nothing asked here is open."""
+        ...
+
+    def rest(self, news: Callable[[], bool]) -> None:
+        """Called before a turn of work that is ahead of people: rest the longer, the longer there was no news, so that
+        no night is worked through. Comes back at once when there is."""
         ...
 
 
@@ -103,8 +117,15 @@ class MemoryAsker:
             )  # fmt: skip
         return answered
 
-    def wait(self, first: bool = False) -> None:
+    def open(self) -> Collection[str]:
+        """Nothing: all is answered or skipped."""
+        return ()
+
+    def wait(self) -> None:
         """Everything is answered."""
+
+    def rest(self, news: Callable[[], bool]) -> None:
+        """Nobody is waited for."""
 
     def judgements(self) -> list[Judgement]:
         """See ``Asker``."""

@@ -10,7 +10,8 @@ Left out: imported feedback for online domains; their candidates do not exist be
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -26,7 +27,10 @@ from tropism.runtime.stage import StageRun
 from tropism.store import schema
 from tropism.store.artifacts import ArtifactStore
 from tropism.study.config import Config
-from tropism.study.waiting import wait_for_people
+from tropism.study.waiting import Quiet, wait_for_people
+
+POLL_S = 1.0
+"""Between two looks at which questions are open."""
 
 
 class StudyAsker:
@@ -55,6 +59,9 @@ class StudyAsker:
         given = config.feedback.oracle.model_dump(exclude_none=True)
         self._oracle = Oracle(seed=derive(config.study.seed, "oracle"), **given)
         self._seen, self._judgements = -1, list[Judgement]()
+        self._people = PersonTeacher(votes_per_query=config.feedback.votes_per_query)
+        self._polled: tuple[int, float, frozenset[str]] | None = None
+        self._quiet = Quiet()
 
     @property
     def answers_at_once(self) -> bool:
@@ -86,6 +93,7 @@ class StudyAsker:
         self.log.add_tasks(tasks)
         self.log.add_candidates(candidates)
         self.log.add_queries(queries)
+        self._polled = None
         if not self.answers_at_once:
             return 0
         if step_utilities is None:
@@ -97,21 +105,41 @@ class StudyAsker:
         self.log.append_many([(q, self._oracle.id, a) for q, a in zip(queries, answers, strict=True)])
         return sum(answer.value is not None for answer in answers)
 
-    def wait(self, first: bool = False) -> None:
-        """Wait, without burning CPU, until everything that was asked in this round is answered, or with ``first``
-        anything. Errors: InterruptedRun; DataError after ``feedback.wait_hours``."""
+    def open(self) -> Collection[str]:
+        """See ``Asker``; looked at again where an answer has come, and else every second: a skip is no event."""
         if self.answers_at_once:
-            return
-        people = PersonTeacher(votes_per_query=self._settings.votes_per_query)
-        asked = list(self.log.queries(round=self.round).values())
-        hours = self._settings.wait_hours
-        wait_for_people(people, self.log, asked, self.run, self.stop, hours, enough=1 if first else None)
+            return ()
+        events, now = self._events(), time.monotonic()
+        if self._polled is None or self._polled[0] != events or now - self._polled[1] > POLL_S:
+            state = self._people.poll(self.log, self._asked())
+            self._polled = events, now, frozenset(query.id for query in state.open)
+        return self._polled[2]
+
+    def wait(self) -> None:
+        """Wait, without burning CPU, until nothing that was asked in this round is open. Errors: InterruptedRun;
+        DataError after ``feedback.wait_hours``."""
+        if not self.answers_at_once:
+            hours = self._settings.wait_hours
+            wait_for_people(self._people, self.log, self._asked(), self.run, self.stop, hours)
+            self._polled = None
+
+    def rest(self, news: Callable[[], bool]) -> None:
+        """See ``Asker``. Errors: DataError where nobody has answered anything for ``feedback.wait_hours``."""
+        if not self.answers_at_once:
+            self._quiet.rest(news, self._events, self.stop, self._settings.wait_hours)
 
     def judgements(self) -> list[Judgement]:
         """See ``Asker``; the log is read again only where it has grown."""
-        with self.log.database.read() as connection:
-            # counted, not the newest number: on a server a row may be committed after one with a higher number
-            known = connection.execute(sa.select(sa.func.count()).select_from(schema.events)).scalar_one()
+        known = self._events()
         if known != self._seen:
             self._seen, self._judgements = known, self.log.judgements()
         return self._judgements
+
+    def _events(self) -> int:
+        """How many events there are."""
+        with self.log.database.read() as connection:
+            # counted, not the newest number: on a server a row may be committed after one with a higher number
+            return int(connection.execute(sa.select(sa.func.count()).select_from(schema.events)).scalar_one())
+
+    def _asked(self) -> list[Query]:
+        return list(self.log.queries(round=self.round).values())

@@ -6,7 +6,7 @@ Left out: notifying people. The studio shows them what is open.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tropism.errors import DataError
 from tropism.feedback.events import FeedbackLog
@@ -16,6 +16,9 @@ from tropism.runtime.interrupts import StopRequest
 from tropism.runtime.stage import StageRun
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0
+REST = 0.25
+"""Of the time since there was news: how long whoever works without it rests before the next piece of work. In t seconds
+these are 4 log(1 + t/2) pieces of half a second: 14 in the first minute, 38 in a night."""
 
 
 def wait_for_people(
@@ -49,3 +52,34 @@ def wait_for_people(
         pause = FIRST_PAUSE_S if state.answered != before else min(LONGEST_PAUSE_S, pause * 1.5)
         before = state.answered
         stop.sleep(pause)
+
+
+class Quiet:
+    """Between two pieces of work that people's answers are awaited with."""
+
+    def __init__(self) -> None:
+        self._news_at = self._event_at = time.monotonic()
+        self._events = -1
+
+    def rest(self, news: Callable[[], bool], events: Callable[[], int], stop: StopRequest, hours: float) -> None:
+        """Rest for ``REST`` of the time since there was news, or until there is, or a stop is requested: whoever works
+        goes on to their durable point then. ``events()`` counts all that was ever answered.
+
+        Errors: DataError when nothing has been answered for ``hours``.
+        """
+        until = time.monotonic() + REST * (time.monotonic() - self._news_at)
+        while True:
+            now, found = time.monotonic(), events()
+            if found != self._events:
+                self._events, self._event_at = found, now
+            if news():
+                self._news_at = now
+                return
+            if now - self._event_at > hours * 3600:
+                raise DataError(
+                    f"nobody has answered anything for {hours:g} hours",
+                    "give answers and run the same command again, or raise feedback.wait_hours",
+                )
+            if now >= until or stop.requested():
+                return
+            stop.sleep(min(until - now, FIRST_PAUSE_S))
