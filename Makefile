@@ -7,11 +7,12 @@ SHELL := bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+STUDIO ?= demo-studio
 STAMP := $(VENV)/.installed
 # -n: processes that run tests side by side
 TEST_JOBS ?= 2
 
-.PHONY: help setup demo test lint types unit durability bench-quick bench-speed clean
+.PHONY: help setup demo demo-studio test lint types unit durability bench-quick bench-speed clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -36,6 +37,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## the whole loop on the embedded world: a table here and demo/report.html
 	$(BIN)/tropism demo $(DEMO)
 
+demo-studio: $(STAMP) ## judge pairs and clips in a browser while a policy learns from it; Ctrl-C ends it
+	exec $(BIN)/tropism demo studio $(STUDIO)
+
 test: lint types unit ## ruff, mypy and every test (durability with a few kills)
 
 lint: $(STAMP) ## ruff, check and format
@@ -55,6 +59,8 @@ bench-quick: $(STAMP) ## every benchmark in its small case (DATA=FOLDER for thos
 	$(BIN)/python benchmarks/tinytalk.py --quick
 	$(BIN)/python benchmarks/newcomer.py --quick
 	for name in ppo_speed generation_speed pairs_speed speed_growth; do $(BIN)/python benchmarks/$$name.py --quick; done
+	# a browser is the annotator
+	if command -v chromium >/dev/null; then $(BIN)/python benchmarks/studio_loop.py --quick; fi
 	if [ -n "$(DATA)" ]; then
 		$(BIN)/python benchmarks/sentiment.py --quick --data "$(DATA)"
 		$(BIN)/python benchmarks/reward_real.py --quick --data "$(DATA)"
@@ -73,5 +79,5 @@ bench-speed: $(STAMP) ## speed beside TRL, hours on an idle machine (TRL112=PYTH
 	$(BIN)/python benchmarks/pairs_speed.py --trl-python "$(TRL116)"
 	$(BIN)/python benchmarks/speed_growth.py
 
-clean: ## remove the demo and every cache (the virtual environment stays)
-	rm -rf $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+clean: ## remove the demos and every cache (the virtual environment stays)
+	rm -rf $(DEMO) $(STUDIO) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -27,24 +27,37 @@ def add_to(app: typer.Typer) -> None:
 
 DEMOS = {"language": "tinytalk", "control": "control/cheetah"}
 """Demos by name, each with its recipe."""
+STUDIO = "studio"
+"""The demo in which a person is the teacher."""
+PORT = 7860
 
 
 def demo(
     places: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[language|control] [DIR]", help="Which demo, and where its study goes."),
+        typer.Argument(metavar="[language|control|studio] [DIR]", help="Which demo, and where its study goes."),
     ] = None,
     settings: Settings = None,
+    port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="studio: 7860; 0: any free one.")] = None,
 ) -> None:
     """Run the whole loop for two rounds: a table here, report.html there. Downloads nothing. ``language`` (the default)
-    is a small model in an embedded world, ``control`` a half-cheetah that learns to run from comparisons."""
+    is a small model in an embedded world, ``control`` a half-cheetah that learns to run from comparisons, ``studio``
+    asks you: it opens in the browser, and what you prefer is what is learned."""
     from tropism.study.study import Study
 
     given = list(places or [])
-    which = given.pop(0) if given and given[0] in DEMOS else "language"
+    kinds = (*DEMOS, STUDIO)
+    which = given.pop(0) if given and given[0] in kinds else "language"
     if len(given) > 1:
-        raise ConfigError(f"demo of {given}", f"write tropism demo [{'|'.join(DEMOS)}] [DIR]")
+        raise ConfigError(f"demo of {given}", f"write tropism demo [{'|'.join(kinds)}] [DIR]")
+    if port is not None and which != STUDIO:
+        raise ConfigError(f"--port {port} for the demo of {which}, which opens none", "write tropism demo studio")
     folder = Path(given[0] if given else "demo" if which == "language" else f"demo-{which}")
+    if which == STUDIO:
+        from tropism.cli.studio_demo import demo_studio
+
+        demo_studio(folder, settings or [], PORT if port is None else port)
+        return
     if (folder / "study.toml").exists():
         typer.echo(f"going on with the study in {folder}")
         study = Study.open(folder)
@@ -75,7 +88,7 @@ def run(
     settings: Settings = None,
     studio: Annotated[bool, typer.Option("--studio", help="Open the studio beside it, for people to answer.")] = False,
     solo: Annotated[bool, typer.Option("--solo", help="With --studio: one person on this machine, no login.")] = False,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="With --studio; 0: any free one.")] = 7860,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="With --studio; 0: any free one.")] = PORT,
 ) -> None:
     """Run a study to its end. The same command again goes on where it was."""
     from tropism.study.study import Study
