@@ -54,9 +54,25 @@ def serve(folder: Path, settings: StudioSettings, say: Say) -> None:
             say(f"{LISTENS} {studio.facts.name}: {url}")
             # the writer gives the interpreter's lock back at every statement: a busy event loop must not sit on it
             sys.setswitchinterval(SWITCH_S)
-            server(app).run(sockets=[listening])
+            with _signals_heeded():
+                server(app).run(sockets=[listening])
     finally:
         studio.close()
+
+
+@contextlib.contextmanager
+def _signals_heeded() -> Iterator[None]:
+    """The server ends by SIGTERM and Ctrl-C in good order, and then raises them once more: that would end this process
+    before the studio is closed. Here it does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def server(app: FastAPI) -> uvicorn.Server:
