@@ -16,7 +16,7 @@ from tropism.errors import DataError
 from tropism.feedback.chain import event_digest, public_salt, text_digest
 from tropism.feedback.projection import chunks
 from tropism.feedback.records import Answer, Candidate, Query, QueryKind
-from tropism.feedback.values import Erasure, dump_value, parse_value, slot_names
+from tropism.feedback.values import Erasure, dump_value, parse_value, slot_names, target_beside
 from tropism.store.schema import event_texts, events, queries, tasks, teachers, text_salts
 
 _IN_WORDS = ("critique", "demonstration", "correction")  # kinds whose content is the free text
@@ -39,7 +39,7 @@ def event_row(query: Query, teacher_id: str, answer: Answer, supersedes: str | N
         "kind": kind,
         "query_id": query.id,
         "teacher_id": teacher_id,
-        "target": value.target(),
+        "target": target_beside(query.kind, value),
         "value": dumped,
         "supersedes": supersedes,
         "origin": origin,

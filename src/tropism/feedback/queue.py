@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from tropism.digests import digest
@@ -40,6 +41,11 @@ Also = Callable[[Rows], None] | None
 """Something to be written in the same transaction: an audit row."""
 
 _T = TypeVar("_T")
+Job = Callable[[Rows], _T]
+"""Something done in one write transaction."""
+Found = tuple[list[Claimed], Empty | None]
+"""What a claim gives: questions, or why there is none."""
+
 _LOOK_EVERY_S = 1.0
 _SEAL_EVERY_S, _SEAL_EVERY_ROWS = 1.0, 256
 
@@ -77,7 +83,7 @@ class Queue:
 
     def claim(
         self, teacher_id: str, count: int = 1, kinds: Collection[str] | None = None, *, also: Also = None
-    ) -> tuple[list[Claimed], Empty | None]:
+    ) -> Found:
         """Up to ``count`` questions for a person (of some ``kinds`` of queries only), or why there is none.
 
         What they hold already comes first, with a new lease and its draft; so asking again after a lost answer or a
@@ -85,12 +91,7 @@ class Queue:
         Errors: DataError if nobody goes by this id.
         """
 
-        def job(rows: Rows) -> tuple[list[Claimed], Empty | None]:
-            found = self._claims.claim(rows, teacher_id, count, kinds, self._clock())
-            if also is not None and found[0]:
-                also(rows)
-            return found
-
+        job = self._claim_job(teacher_id, count, kinds, also)
         fresh = 0 <= self._clock() - self._looked_at < _LOOK_EVERY_S
         if not fresh:
             self._look_around()
@@ -99,6 +100,13 @@ class Queue:
             self._look_around()
             found = self._write(job)
         return found
+
+    def claim_soon(
+        self, teacher_id: str, count: int = 1, kinds: Collection[str] | None = None, *, also: Also = None
+    ) -> Future[Found]:
+        """``claim`` for those who must not wait in their thread. It does not look around for what is new: where it
+        gives nothing, ask ``claim``."""
+        return self.writer.submit(self._claim_job(teacher_id, count, kinds, also))
 
     def heartbeat(self, assignment_id: str, teacher_id: str) -> float:
         """Hold a claim longer; returns until when (UTC seconds). Errors: NotYours; AlreadyAnswered; LeaseLost if the
@@ -141,18 +149,16 @@ class Queue:
         submission); DataError if a value is unusable.
         """
 
-        def job(rows: Rows) -> Submitted:
-            held = queue_answers.load(rows, assignment_id, teacher_id, submission_id)
-            prepared = queue_answers.prepare(self._claims.query(rows, held.query_id), held, answers)
-            now, undo_s = self._clock(), self.settings.undo_s
-            stored = queue_answers.submit(rows, held, submission_id, prepared, now, undo_s)
-            if also is not None and not stored.again:
-                also(rows)
-            return stored
-
-        stored = self._write(job)
+        stored = self._write(self._submit_job(assignment_id, teacher_id, submission_id, answers, also))
         self._seal(0 if stored.again else len(stored.event_ids))
         return stored
+
+    def submit_soon(
+        self, assignment_id: str, teacher_id: str, submission_id: str, answers: Sequence[Answer], *, also: Also = None
+    ) -> Future[Submitted]:
+        """``submit`` for those who must not wait in their thread: the future is done when the answer is durable.
+        Events are not sealed by it; whoever calls sees to that (``FeedbackLog.seal``)."""
+        return self.writer.submit(self._submit_job(assignment_id, teacher_id, submission_id, answers, also))
 
     def skip(self, assignment_id: str, teacher_id: str, submission_id: str, *, also: Also = None) -> Submitted:
         """Pass over a question for good; idempotent like ``submit``. Errors: NotYours; AlreadyAnswered."""
@@ -240,6 +246,29 @@ class Queue:
 
     def _write(self, job: Callable[[Rows], _T]) -> _T:
         return self.writer.run(job)
+
+    def _claim_job(self, teacher_id: str, count: int, kinds: Collection[str] | None, also: Also) -> Job[Found]:
+        def job(rows: Rows) -> Found:
+            found = self._claims.claim(rows, teacher_id, count, kinds, self._clock())
+            if also is not None and found[0]:
+                also(rows)
+            return found
+
+        return job
+
+    def _submit_job(
+        self, assignment_id: str, teacher_id: str, submission_id: str, answers: Sequence[Answer], also: Also
+    ) -> Job[Submitted]:
+        def job(rows: Rows) -> Submitted:
+            held = queue_answers.load(rows, assignment_id, teacher_id, submission_id)
+            prepared = queue_answers.prepare(self._claims.query(rows, held.query_id), held, answers)
+            now, undo_s = self._clock(), self.settings.undo_s
+            stored = queue_answers.submit(rows, held, submission_id, prepared, now, undo_s)
+            if also is not None and not stored.again:
+                also(rows)
+            return stored
+
+        return job
 
     def _look_around(self) -> None:
         """Free what has run out, and take in what has been asked. Twice a transaction of its own, since neither must

@@ -35,8 +35,10 @@ WHERE a.teacher_id = ? AND a.status IN ('open', 'expired') AND (a.status = 'open
 """
 _RENEW = "UPDATE assignments SET heartbeat_at = ?, expires_at = ? WHERE id = ?"
 _REVIVE = "UPDATE assignments SET status = 'open', placed = ?, heartbeat_at = ?, expires_at = ? WHERE id = ?"
+# what somebody has been asked, has settled, or has seen the answers to is not asked of them
 _NOT_THEIRS = """NOT EXISTS (SELECT 1 FROM assignments a WHERE a.query_id = {query} AND a.teacher_id = ?
-AND a.purpose NOT IN ('repeat', 'adjudication') AND a.status <> 'undone')"""
+AND a.purpose <> 'repeat' AND a.status <> 'undone')
+AND NOT EXISTS (SELECT 1 FROM seen n WHERE n.query_id = {query} AND n.teacher_id = ?)"""
 _FREE = """SELECT s.query_id FROM query_state s JOIN queries q ON q.id = s.query_id
 WHERE s.taken < s.wanted AND {not_theirs} {kinds} ORDER BY s.priority, s.taken, s.seq LIMIT 1"""
 _PICK = """UPDATE query_state SET open = open + 1, taken = taken + 1 WHERE query_id = ({free})
@@ -47,7 +49,8 @@ _GOLD = (
 _REPEATS = """
 SELECT a.id, a.query_id, a.shown_order FROM assignments a JOIN queries q ON q.id = a.query_id
 WHERE a.teacher_id = ? AND a.ordinal <= ? AND a.status = 'submitted' AND a.purpose IN ('work', 'extra')
-AND NOT EXISTS (SELECT 1 FROM assignments r WHERE r.repeat_of = a.id AND r.status <> 'undone') {kinds}
+AND NOT EXISTS (SELECT 1 FROM assignments r WHERE r.repeat_of = a.id AND r.status <> 'undone')
+AND NOT EXISTS (SELECT 1 FROM seen n WHERE n.query_id = a.query_id AND n.teacher_id = a.teacher_id) {kinds}
 ORDER BY a.ordinal
 """
 _INSERT = """
@@ -192,7 +195,7 @@ class Claims:
         answer happens to be known: the vote counts, and the query is not kept waiting for people who have met it."""
         which, values = _of_kinds(kinds)
         statement = _GOLD.format(not_theirs=_NOT_THEIRS.format(query="g.query_id"), kinds=which)
-        found = rows.all(statement, teacher_id, *values)
+        found = rows.all(statement, teacher_id, teacher_id, *values)
         if not found:
             return None
         query_id = found[self._draw(len(found), "gold", teacher_id, ordinal)][0]
@@ -260,7 +263,7 @@ def _free_statement(
     free = _FREE.format(not_theirs=_NOT_THEIRS.format(query="s.query_id"), kinds=which)
     if rows.postgres and lock:  # a query that somebody else is just being given is passed over, not waited for
         free += " FOR UPDATE OF s SKIP LOCKED"
-    return free, [teacher_id, *values]
+    return free, [teacher_id, teacher_id, *values]
 
 
 def _of_kinds(kinds: Collection[str] | None) -> tuple[str, list[str]]:

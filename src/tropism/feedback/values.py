@@ -232,6 +232,18 @@ not what was answered about. It is in the append-only log like every other; the 
 model is fitted on it, and its target keeps it from colliding with the same person's vote on the same query."""
 
 
+def target_beside(asked: str, value: Value) -> str:
+    """What a value is about, on a query that asks for values of the kind ``asked``.
+
+    A remark beside the answer, of another kind, has a target of its own where the two would share one: an answer of
+    one's own is about the whole query, as a comparison is, and a corrected candidate about that candidate, as an
+    approval is. So a teacher may say both.
+    """
+    target = value.target()
+    shared = value.kind == "demonstration" or (value.kind == "correction" and asked == "approval")
+    return f"{value.kind}:{target}" if shared and value.kind != asked else target
+
+
 def slot_names(kind: str, k: int) -> tuple[str, ...]:
     """Canonical slots of a query with K candidates: ``a``, ``b`` for a comparison, else ``c1`` … ``cK``."""
     if kind == "comparison":

@@ -27,6 +27,8 @@ ab_tests = _studio.ab_tests
 query_state = _studio.query_state
 assignments = _studio.assignments
 drafts = _studio.drafts
+seen = _studio.seen
+expectations = _studio.expectations
 gold = _studio.gold
 guidelines = _studio.guidelines
 webhooks = _studio.webhooks
@@ -34,7 +36,7 @@ deliveries = _studio.deliveries
 
 STUDIO: Final = (
     accounts, sessions, api_tokens, invitations, login_failures, audit, ab_tests, query_state, assignments, drafts,
-    gold, guidelines, webhooks, deliveries,
+    seen, expectations, gold, guidelines, webhooks, deliveries,
 )  # fmt: skip
 """The studio's tables."""
 

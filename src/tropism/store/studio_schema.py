@@ -186,6 +186,23 @@ drafts = sa.Table(
     sa.Column("saved_at", sa.Double, nullable=False),
 )
 
+seen = sa.Table(
+    "seen",  # who has seen what others said about a query, or where its candidates come from: they are not asked
+    metadata,
+    sa.Column("query_id", sa.String, sa.ForeignKey("queries.id"), primary_key=True),
+    sa.Column("teacher_id", sa.String, sa.ForeignKey("teachers.id"), primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+)
+
+expectations = sa.Table(
+    "expectations",  # P(slot a over slot b) of a comparison, by a reward model that has not seen its answers
+    metadata,
+    sa.Column("query_id", sa.String, sa.ForeignKey("queries.id"), primary_key=True),
+    sa.Column("a_wins", sa.Double, nullable=False),
+    sa.Column("reward_model", sa.String, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+)
+
 gold = sa.Table(
     "gold",
     metadata,

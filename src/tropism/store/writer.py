@@ -1,10 +1,11 @@
 """One writer that commits for many: jobs of many threads go into one transaction, and one sync makes them all durable.
 
-On SQLite every commit waits for the disk, and only one can be under way; so a thread takes whatever jobs wait, gives
-each a savepoint of its own (one that fails leaves the others alone), commits once, and tells everyone. A job is done
-only when it is on the disk. On PostgreSQL, which lets many write at once, each job is a transaction of its own in the
-caller's thread, done again where the server took it back (a deadlock, a serialisation failure) or the connection had
-broken before anything was done.
+On SQLite every commit waits for the disk, and only one can be under way; so a thread takes whatever jobs wait, does
+them one after the other, commits once, and tells everyone. A job is done only when it is on the disk. Where one fails,
+the transaction is taken back and all are done again, each in a savepoint of its own, so that it leaves the others
+alone; jobs seldom fail, and savepoints around all of them would be a third of their statements. On PostgreSQL, which
+lets many write at once, each job is a transaction of its own in the caller's thread, done again where the server took
+it back (a deadlock, a serialisation failure) or the connection had broken before anything was done.
 
 Left out: jobs that take long; everybody behind them waits. Imports and training write by ``Database.write``.
 """
@@ -45,14 +46,20 @@ class _Waiting(Generic[_T]):
         self.result: _T | None = None
         self.error: BaseException | None = None
 
-    def do(self, rows: Rows, place: Path | str) -> None:
-        """Run in a savepoint; an error is kept for whoever waits, and takes back this job alone."""
-        rows.run("SAVEPOINT job")
+    def do(self, rows: Rows, place: Path | str) -> bool:
+        """Run; False if it failed: the error is kept for whoever waits, and the transaction must be taken back."""
         try:
             with as_store_error(place):
                 self.result = self.job(rows)
         except Exception as error:  # noqa: BLE001 - it is raised again where the job was asked for
             self.error = error
+        return self.error is None
+
+    def do_apart(self, rows: Rows, place: Path | str) -> None:
+        """Run in a savepoint, so that a failure takes back this job alone."""
+        self.error = None
+        rows.run("SAVEPOINT job")
+        if not self.do(rows, place):
             rows.run("ROLLBACK TO SAVEPOINT job")
         rows.run("RELEASE SAVEPOINT job")
 
@@ -62,6 +69,10 @@ class _Waiting(Generic[_T]):
             self.future.set_exception(self.error)
         else:
             self.future.set_result(self.result)  # type: ignore[arg-type]
+
+
+class _OneFailed(Exception):
+    """A job of many failed: what the others have written is taken back with it."""
 
 
 class GroupWriter:
@@ -119,11 +130,20 @@ class GroupWriter:
 
     def _commit(self, batch: list[_Waiting[Any]]) -> None:
         batch = [waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()]
+        place = self.database.place
         try:
-            with self.database.write() as connection:
-                rows = Rows(connection)
-                for waiting in batch:
-                    waiting.do(rows, self.database.place)
+            try:
+                with self.database.write() as connection:
+                    rows = Rows(connection)
+                    for waiting in batch:
+                        if not waiting.do(rows, place):
+                            raise _OneFailed
+            except _OneFailed:
+                if len(batch) > 1:
+                    with self.database.write() as connection:
+                        rows = Rows(connection)
+                        for waiting in batch:
+                            waiting.do_apart(rows, place)
         except Exception as error:  # noqa: BLE001 - it is raised again where the jobs were asked for
             for waiting in batch:
                 waiting.error = waiting.error or error
