@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from tropism.errors import DataError
 from tropism.feedback.events import FeedbackLog
+from tropism.feedback.expecting import expected
 from tropism.feedback.quality.agreement import krippendorff_alpha, pairwise_agreement
 from tropism.feedback.quality.estimates import Estimate, share
 from tropism.feedback.quality.joint_fit import JointFit, Term, fit_jointly
@@ -41,7 +42,8 @@ _CODES = {"a": 0, "b": 1, "tie": 2}
 def report(place: Path | str, most_votes: int = 0) -> dict[str, Any]:
     """The report of the study whose database is at ``place``. Numbers that are not known are null.
 
-    ``most_votes``: ``wanted`` then has how many votes each comparison should have, at most that many.
+    ``most_votes``: ``wanted`` then has how many votes each comparison should have, at most that many; where a reward
+    model's expectation is noted, votes that say otherwise leave a comparison unsure.
     """
     database = Database.open(place)
     try:
@@ -51,12 +53,13 @@ def report(place: Path | str, most_votes: int = 0) -> dict[str, Any]:
             values = _values(connection, [id_ for row in rows for id_ in row.event_ids])
             gold = connection.execute(sa.select(schema.gold.c.query_id, schema.gold.c.value)).all()
             known = {row.query_id: row.value for row in gold}
+            a_wins = expected(connection)
     finally:
         database.close()
     read = votes_of(judgements, _shown_first(rows))
     found: dict[str, Any] = {"at": time.time(), "judgements": len(judgements), "left_out": dict(read.left_out)}
     if most_votes and len(read.votes) >= FEW:
-        found["wanted"] = votes_wanted(read, most=most_votes)
+        found["wanted"] = votes_wanted(read, a_wins=a_wins, most=most_votes)
     found |= (
         _agreement(judgements) | _fitted(read) | _repeated(rows, values) | _gold(rows, values, known) | _times(rows)
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from tropism.data.importing import ImportTeacher
 from tropism.data.voting import nowhere
-from tropism.errors import ConfigError, ContractError, DataError
+from tropism.errors import ConfigError, ContractError, DataError, RewardError
 from tropism.feedback.events import FeedbackLog
+from tropism.feedback.expecting import note_expected
 from tropism.feedback.oracles import Oracle
 from tropism.feedback.records import Answer, Candidate, Judgement, Query, Split, Task
 from tropism.feedback.selection import by_disagreement, random_pairs, single
@@ -39,6 +40,16 @@ MAX_WAVES = 8
 """Skips cost no budget: other tasks are asked about instead, this many times at most."""
 
 Asked = tuple[list[Task], list[list[Candidate]], list[Query]]
+
+
+@dataclass(frozen=True)
+class Expecting:
+    """A reward model that has not seen the answers to come: its folder, its id in the lineage, and the temperature that
+    makes its gaps logits of people's votes, fitted on held-out feedback."""
+
+    reward: Path
+    id: str
+    temperature: float
 
 
 class Collector:
@@ -71,17 +82,20 @@ class Collector:
         policy_id: str,
         reward: Path | None,
         standard: Standard | None = None,
+        expecting: Expecting | None = None,
     ) -> Made:
         """Ask for one round's feedback, wait for it where people give it, and freeze all feedback so far.
 
-        ``standard``: what an oracle rates against; None measures it on the first wave of queries.
+        ``standard``: what an oracle rates against; None measures it on the first wave of queries. ``expecting``: the
+        reward model whose view of the questions is noted where people are asked, for adaptive overlap.
         Values: ``event_set``, ``events`` (in it), ``queries``, ``answered``, ``skipped`` (of this round; of people all
         that had no answer when enough had), and of an oracle its ``standard`` (center and spread).
         """
         if self._settings.teacher == "import":
             asked, answered = self._import(run, round_)
         else:
-            asked, answered, standard = self._ask(run, round_, policy, policy_id, reward, standard)
+            expecting = expecting if self._settings.teacher == "person" else None
+            asked, answered, standard = self._ask(run, round_, policy, policy_id, reward, standard, expecting)
         self.log.seal(force=True)
         judgements = self.log.judgements()
         if not judgements:
@@ -104,7 +118,14 @@ class Collector:
         return [judgement for judgement in self.log.judgements() if judgement.event_id in ids]
 
     def _ask(
-        self, run: StageRun, round_: int, policy: Path, policy_id: str, reward: Path | None, standard: Standard | None
+        self,
+        run: StageRun,
+        round_: int,
+        policy: Path,
+        policy_id: str,
+        reward: Path | None,
+        standard: Standard | None,
+        expecting: Expecting | None,
     ) -> tuple[int, int, Standard | None]:
         """(queries asked, queries answered, the oracle's standard), of the oracle or of people, on train and validation
         tasks."""
@@ -127,6 +148,8 @@ class Collector:
                 self.log.add_candidates(candidate for row in candidates for candidate in row)
                 self.log.add_queries(queries)
                 asked += len(queries)
+                if expecting is not None:
+                    self._expect(batch, expecting, run)
                 if self._settings.teacher == "person":
                     open_queries += queries
                     break
@@ -140,6 +163,22 @@ class Collector:
             answered = wait_for_people(people, self.log, open_queries, run, self.stop, hours, enough)
         run.progress.update("ask", total, total)
         return asked, answered, standard
+
+    def _expect(self, batch: Asked, expecting: Expecting, run: StageRun) -> None:
+        """Note what a reward model expects of the comparisons. Errors: RewardError if a score is not finite."""
+        tasks, candidates, queries = batch
+        scores = self.domain.score(expecting.reward, tasks, candidates, run)
+        if not np.isfinite(scores).all():
+            raise RewardError(f"reward model {expecting.id} gave a score that is not finite", "fit it again")
+        rows = zip(candidates, scores, strict=True)
+        by_id = {c.id: float(s) for row, given in rows for c, s in zip(row, given, strict=True)}
+        gaps = {
+            query.id: by_id[query.candidate_ids[0]] - by_id[query.candidate_ids[1]]
+            for query in queries
+            if query.kind == "comparison"
+        }
+        chances = {id_: 0.5 + 0.5 * math.tanh(gap / expecting.temperature / 2) for id_, gap in gaps.items()}
+        note_expected(self.log.database, chances, expecting.id)
 
     def _queries(
         self,

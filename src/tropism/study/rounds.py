@@ -23,7 +23,7 @@ from tropism.feedback.teachers import DEMONSTRATOR, Standard
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
 from tropism.store import lineage
-from tropism.study.collect import Collector
+from tropism.study.collect import Collector, Expecting
 from tropism.study.config import Config
 from tropism.study.drift import drift_of
 from tropism.study.online import StudyAsker
@@ -145,7 +145,8 @@ class Loop:
             inputs["standard"] = measured
 
         def work(run: StageRun) -> Made:
-            return self.collector.collect(run, round_, policy.path, policy.id, asks.path if asks else None, standard)
+            by = asks.path if asks else None
+            return self.collector.collect(run, round_, policy.path, policy.id, by, standard, _expecting(reward))
 
         return self.runner.run(self._plan("collect", round_, inputs), work)
 
@@ -301,6 +302,17 @@ def _node(output: str, done: Done) -> Node:
             f"return Made(folders={{{output!r}: PATH, …}})",
         )
     return Node(lineage_id(output, done.key), done, output)
+
+
+def _expecting(reward: Node | None) -> Expecting | None:
+    """The reward model of the round before, if its assessment says how its gaps become logits of votes. It is no input
+    of the stage: what it expects decides how many people are asked, not what is made of their answers."""
+    found: Any = None if reward is None else reward.made.values
+    for name in ("assessment", "validation", "temperature"):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    if reward is None or not isinstance(found, int | float) or not found > 0:
+        return None
+    return Expecting(reward.path, reward.id, float(found))
 
 
 def _input(node: Node | None) -> dict[str, str] | None:
