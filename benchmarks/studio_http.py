@@ -3,10 +3,10 @@ them, 64 people at once; what 200 listeners of the event stream hear meanwhile; 
 
     python benchmarks/studio_http.py [--quick] [--databases sqlite postgresql] [--postgres-url URL] [--kills 20]
 
-The server is ``tropism studio`` in a process of its own; the people are coroutines of this one, each on a socket. A
-kill is SIGKILL in the middle of the load; the server starts again, and each person sends again what had no answer,
-under the same submission id. After each run every row is looked through, as in ``studio_load.py``. What else runs on
-the machine lowers the figures; ``cpu_ms_per_pair``, of the server, says what they cost.
+The server is ``tropism studio`` in a process of its own; the people are coroutines of this one, each on a socket, and
+take ``people_cores`` of the machine. A kill is SIGKILL in the middle of the load; the server starts again, and each
+person sends again what had no answer, under the same submission id. After each run every row is looked through, as in
+``studio_load.py``. What else runs on the machine lowers the figures; ``cpu_ms_per_pair``, of the server, does not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from common import Claim, interval, write_result
-from studio_load import Load, at_least, fresh, questions, server
+from studio_load import Load, at_least, each_database, fresh, questions
 from tropism.feedback.events import FeedbackLog
 from tropism.store import schema
 from tropism.store.database import Database
@@ -49,38 +49,70 @@ class Gone(Exception):
     """The server went away in the middle of a request."""
 
 
-class Connection:
-    """One browser's connection, opened again when it broke."""
+class Connection(asyncio.Protocol):
+    """One browser's connection, opened again when it broke. It knows just enough of HTTP for one answer at a time:
+    what the people cost is taken from what the server has."""
 
     def __init__(self, port: int) -> None:
-        self.port, self.head = port, ""
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.port = port
+        self._head = f"Host: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nContent-Length: ".encode()
+        self._signed = b"\r\n\r\n"
+        self._transport: asyncio.Transport | None = None
+        self._waiting: asyncio.Future[bytes] | None = None
+        self._got, self._need = bytearray(), -1
 
-    async def post(self, path: str, body: Any) -> tuple[int, dict[str, Any], str]:
-        """(status, JSON, head) of a request. Errors: Gone."""
-        data = json.dumps(body).encode()
-        head = f"POST /api/v1/{path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Type: application/json\r\n"
-        head += f"Content-Length: {len(data)}\r\n{self.head}\r\n"
-        try:
-            if self._streams is None:
-                self._streams = await asyncio.open_connection("127.0.0.1", self.port)
-            reader, writer = self._streams
-            writer.write(head.encode() + data)
-            answer = (await reader.readuntil(b"\r\n\r\n")).decode()
-            length = re.search(r"content-length: (\d+)", answer, re.IGNORECASE)
-            content = await reader.readexactly(int(length[1]) if length else 0)
-        except (OSError, asyncio.IncompleteReadError) as error:
-            self._streams = None
-            raise Gone from error
-        return int(answer[9:12]), json.loads(content) if content else {}, answer
+    @property
+    def cookie(self) -> str:
+        """What stands in the header ``Cookie``."""
+        return self._signed.decode().partition("Cookie: ")[2].partition("\r\n")[0]
+
+    async def post(self, path: str, body: bytes) -> tuple[int, dict[str, Any], bytes]:
+        """(status, JSON, the whole answer) of a request. Errors: Gone."""
+        loop = asyncio.get_running_loop()
+        if self._transport is None:
+            try:
+                await loop.create_connection(lambda: self, "127.0.0.1", self.port)
+            except OSError as error:
+                raise Gone from error
+        if self._transport is None:
+            raise Gone
+        self._waiting = loop.create_future()
+        start = f"POST /api/v1/{path} HTTP/1.1\r\n".encode()
+        self._transport.write(start + b"%b%d%b" % (self._head, len(body), self._signed) + body)
+        answer = await self._waiting
+        return int(answer[9:12]), json.loads(answer[answer.index(b"\r\n\r\n") + 4 :]), answer
 
     async def sign_in(self, name: str) -> None:
         """A session, whose cookie and token go with every request from now on."""
-        status, said, head = await self.post("session", {"name": name, "password": PASSWORD})
-        cookie = re.search(r"set-cookie: ([^;]+);", head, re.IGNORECASE)
+        status, said, answer = await self.post("session", json.dumps({"name": name, "password": PASSWORD}).encode())
+        cookie = re.search(rb"set-cookie: ([^;]+);", answer, re.IGNORECASE)
         if status != 200 or cookie is None:
             raise RuntimeError(f"no session for {name}: {status} {said}")
-        self.head = f"Cookie: {cookie[1]}\r\nX-CSRF-Token: {said['csrf']}\r\n"
+        self._signed = b"\r\nCookie: %b\r\nX-CSRF-Token: %b\r\n\r\n" % (cookie[1], said["csrf"].encode())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Of asyncio: it is open."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport, self._got, self._need = transport, bytearray(), -1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Of asyncio: it broke, or the server closed it."""
+        self._transport = None
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(Gone())
+
+    def data_received(self, data: bytes) -> None:
+        """Of asyncio: a piece of the answer."""
+        self._got += data
+        if self._need < 0:
+            end = self._got.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            at = self._got.find(b"content-length: ", 0, end)
+            self._need = end + 4 + (0 if at < 0 else int(self._got[at + 16 : self._got.index(b"\r\n", at)]))
+        if len(self._got) >= self._need and self._waiting is not None:
+            self._waiting.set_result(bytes(self._got))
+            self._got, self._need = bytearray(), -1
 
 
 class HttpLoad(Load):
@@ -116,19 +148,20 @@ class HttpLoad(Load):
     async def _judge(self, connection: Connection, over: Callable[[], bool]) -> None:
         while not over():
             begin = time.perf_counter()
-            claimed = await self._send(connection, "queue/claim", {"count": 1})
+            claimed = await self._send(connection, "queue/claim", b'{"count":1}')
             middle = time.perf_counter()
             if not claimed["items"]:
                 raise RuntimeError(f"nothing left to judge ({claimed['empty']}): raise --queries")
             (item,) = claimed["items"]
-            body = {"submission_id": str(uuid.uuid4()), "value": {"choice": "1"}, "duration_ms": 1500}
+            id_ = str(uuid.uuid4())
+            body = b'{"submission_id":"%b","value":{"choice":"1"},"duration_ms":1500}' % id_.encode()
             stored = await self._send(connection, f"assignments/{item['assignment']}/submit", body)
             self.submits.append(time.perf_counter() - middle)
             self.claims.append(middle - begin)
-            self.acknowledged.append((body["submission_id"],))
+            self.acknowledged.append((id_,))
             self.again += bool(stored["again"])
 
-    async def _send(self, connection: Connection, path: str, body: Any) -> dict[str, Any]:
+    async def _send(self, connection: Connection, path: str, body: bytes) -> dict[str, Any]:
         """Send until there is an answer: the same body, so that what was stored is not stored twice."""
         for _ in range(600):
             try:
@@ -223,15 +256,17 @@ def throughput(kind: str, admin: str, given: argparse.Namespace) -> tuple[dict[s
     with studio(kind, admin, given) as (load, serving):
         time.sleep(given.warm)  # questions are made ready before people come
 
-        async def judging() -> tuple[float, float]:
+        async def judging() -> tuple[float, float, float]:
             people = await load.sign_in(serving.port)
-            before, until = serving.cpu_s(), time.monotonic() + given.seconds
-            return await load.judge(people, lambda: time.monotonic() > until), serving.cpu_s() - before
+            server, own, until = serving.cpu_s(), time.process_time(), time.monotonic() + given.seconds
+            took = await load.judge(people, lambda: time.monotonic() > until)
+            return took, serving.cpu_s() - server, time.process_time() - own
 
-        took, cpu = asyncio.run(judging())
+        took, cpu, own = asyncio.run(judging())
         pairs = len(load.acknowledged)
         found = {"pairs_per_s": pairs / took, "pairs": float(pairs)}
-        found["cpu_ms_per_pair"] = 1000 * cpu / pairs
+        found |= {"cpu_ms_per_pair": 1000 * cpu / pairs, "people_cpu_ms_per_pair": 1000 * own / pairs}
+        found |= {"server_cores": cpu / took, "people_cores": own / took}
         for name, times in (("claim", load.claims), ("submit", load.submits)):
             for percent in (50, 99):
                 found[f"{name}_p{percent}_ms"] = 1000 * float(np.percentile(times, percent))
@@ -292,9 +327,8 @@ def listeners(kind: str, admin: str, given: argparse.Namespace) -> tuple[dict[st
 
         async def all_at_once() -> list[tuple[int, int]]:
             people = await load.sign_in(serving.port)
-            cookie = re.search(r"Cookie: (\S+)", people[0].head)
-            assert cookie is not None
-            heard = [asyncio.create_task(listen(serving.port, cookie[1], steps)) for _ in range(given.listeners)]
+            cookie = people[0].cookie
+            heard = [asyncio.create_task(listen(serving.port, cookie, steps)) for _ in range(given.listeners)]
             await asyncio.sleep(3)  # all are there, and what was before is known
             until = time.monotonic() + given.seconds
             judging = asyncio.create_task(load.judge(people, lambda: time.monotonic() > until))
@@ -355,16 +389,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.seconds, given.repeats, given.queries, given.kills = min(given.seconds, 4.0), 1, 2000, min(given.kills, 2)
-        given.warm, given.listeners, given.people = 3.0, min(given.listeners, 50), min(given.people, 16)
-    claims: list[Claim] = []
-    figures: dict[str, Any] = {}
-    for kind in given.databases:
-        if kind == "sqlite":
-            found, figures[kind] = measure(kind, "", given)
-        else:
-            with server(given.postgres_url) as admin:
-                found, figures[kind] = measure(kind, admin, given)
-        claims += found
+        given.warm, given.listeners = 3.0, min(given.listeners, 50)
+    claims, figures = each_database(measure, given)
     names = ("people", "votes", "queries", "seconds", "repeats", "kills", "between", "listeners")
     settings = {name: getattr(given, name) for name in names}
     write_result("studio_http", claims, {"settings": settings, "figures": figures}, given.quick)

@@ -20,8 +20,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +227,19 @@ def measure(kind: str, admin: str, given: argparse.Namespace) -> tuple[list[Clai
     return claims, {"runs": runs, "ingest_events_per_s": ingests, "violations": violations[:20]}
 
 
+def each_database(
+    measured: Callable[[str, str, argparse.Namespace], tuple[list[Claim], dict[str, Any]]], given: argparse.Namespace
+) -> tuple[list[Claim], dict[str, Any]]:
+    """Claims about all of ``given.databases``, and figures by database; a server is there while it is measured."""
+    claims: list[Claim] = []
+    figures: dict[str, Any] = {}
+    for kind in given.databases:
+        with server(given.postgres_url) if kind == "postgresql" else nullcontext("") as admin:
+            found, figures[kind] = measured(kind, admin, given)
+        claims += found
+    return claims, figures
+
+
 def at_least(name: str, values: Sequence[float], target: float) -> Claim:
     """A rate that holds if its mean reaches the target."""
     mean, low, high = interval(values)
@@ -249,15 +262,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.seconds, given.repeats, given.queries, given.ingest = min(given.seconds, 3.0), 1, 4000, 2000
-    claims: list[Claim] = []
-    figures: dict[str, Any] = {}
-    for kind in given.databases:
-        if kind == "sqlite":
-            found, figures[kind] = measure(kind, "", given)
-        else:
-            with server(given.postgres_url) as admin:
-                found, figures[kind] = measure(kind, admin, given)
-        claims += found
+    claims, figures = each_database(measure, given)
     settings = {name: getattr(given, name) for name in ("people", "votes", "queries", "ingest", "seconds", "repeats")}
     name = "studio_store" if len(given.databases) > 1 else f"studio_store_{given.databases[0]}"
     write_result(name, claims, {"settings": settings, "figures": figures}, given.quick)

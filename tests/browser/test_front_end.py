@@ -72,7 +72,7 @@ def keys(source: str) -> list[str]:
     return re.findall(r"(\w+)\s*:\s*(?=[,{(]|\n|\s*\})|(\w+)\s*:", bare.split("=", 1)[1])
 
 
-@pytest.mark.parametrize("part", ["", "_lead", "_runs", "_admin"])
+@pytest.mark.parametrize("part", ["", "_lead", "_runs", "_admin", "_refusals"])
 def test_languages_have_the_same_keys(part: str) -> None:
     """The type checker holds this too, where there is Node; here nothing but the files is needed."""
     english, chinese = ((WEB / "src/strings" / f"{language}{part}.ts").read_text("utf-8") for language in ("en", "zh"))

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
+import os
+import re
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
 import sqlalchemy as sa
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
+from starlette.responses import FileResponse
 
+from databases import new_address
 from tropism.feedback.chance import shuffled
 from tropism.feedback.records import Candidate, Provenance, Query, QueryKind, Task
 from tropism.store import schema
 from tropism.store.database import Database
+from tropism.store.server import note_address
 from tropism.studio import accounts
-from tropism.studio.app import create_app
+from tropism.studio.app import API, ROUTERS, create_app
 from tropism.studio.passwords import hash_password
+from tropism.studio.problems import ErrorAnswer
 from tropism.studio.roles import ROLES, Role
+from tropism.studio.routes import operations
 from tropism.studio.serving import server
 from tropism.studio.settings import StudioSettings
 from tropism.studio.state import Studio
@@ -38,16 +49,23 @@ rounds = 2
 teacher = "person"
 votes_per_query = {votes}
 """
+VARIABLE = "TROPISM_STUDIO_TESTS"
+"""Set to ``postgresql``, it puts every study of these tests on a server: all of them must hold there, too."""
 _numbers = itertools.count()
+_databases = ExitStack()
+atexit.register(_databases.close)
 
 
-def make_study(folder: Path, votes: int = 1) -> Path:
-    """A study folder without a run: what the studio needs of one."""
+def make_study(folder: Path, votes: int = 1, place: bool = True) -> Path:
+    """A study folder without a run: what the studio needs of one. Without ``place`` it has no database yet."""
     folder.mkdir(parents=True)
     (folder / "study.toml").write_text(TOML.format(votes=votes))
     (folder / "artifacts").mkdir()
     (folder / "scratch").mkdir()
-    Database.create(folder / "study.db").close()
+    if place and os.environ.get(VARIABLE) == "postgresql":
+        note_address(folder / "study.db", _databases.enter_context(new_address()))
+    elif place:
+        Database.create(folder / "study.db").close()
     return folder
 
 
@@ -72,11 +90,50 @@ def ask(studio: Studio, kind: QueryKind, count: int = 1, k: int = 2, **payload: 
     return made
 
 
+@cache
+def documented() -> list[tuple[str, re.Pattern[str], str, Any]]:
+    """(method, address, its pattern, what its answers hold) of every route, as openapi.json has them."""
+    routers = [(module.router, API) for module in ROUTERS] + [(operations.router, "")]
+    return [
+        (method, re.compile(prefix + route.path_regex.pattern.removeprefix("^")), prefix + route.path, route)
+        for router, prefix in routers
+        for route in router.routes
+        if isinstance(route, APIRoute) and route.include_in_schema
+        for method in route.methods
+    ]
+
+
+answered: set[tuple[str, str]] = set()
+"""(method, address) of the routes that have answered with the JSON they are said to answer with."""
+
+
+def described(answer: httpx.Response) -> None:
+    """Hold an answer to its description: every test does so with every answer it gets."""
+    kind = answer.headers.get("content-type", "")
+    if not kind.startswith("application/json"):
+        return
+    content = answer.read()
+    path = answer.url.path
+    if not answer.is_success:
+        ErrorAnswer.model_validate_json(content, strict=True)
+        return
+    for method, pattern, address, route in documented():
+        if method == answer.request.method and pattern.fullmatch(path):
+            if route.response_class is FileResponse:
+                return
+            again = route.responses.get(answer.status_code, {}).get("model")
+            model = route.response_model if answer.status_code == 200 else again
+            assert model is not None, f"{method} {path} answers {answer.status_code}, which openapi.json does not say"
+            TypeAdapter(model).validate_json(content, strict=True)
+            answered.add((method, address))
+            return
+
+
 class Caller(httpx.Client):
     """A browser: keeps its cookie, sends the session's CSRF token with every write."""
 
     def __init__(self, base: str, csrf: str = "") -> None:
-        super().__init__(base_url=f"{base}/api/v1/", timeout=30, trust_env=False)
+        super().__init__(base_url=f"{base}/api/v1/", timeout=30, trust_env=False, event_hooks={"response": [described]})
         if csrf:
             self.headers["X-CSRF-Token"] = csrf
 

@@ -12,7 +12,7 @@ import pytest
 from studio_cases import Running, ask, events, make_study, running
 
 from tropism.feedback.chain import verify
-from tropism.feedback.records import QueryKind
+from tropism.feedback.records import Answer, QueryKind
 from tropism.feedback.values import slot_names
 from tropism.studio.settings import StudioSettings
 
@@ -143,13 +143,58 @@ def test_what_does_not_fit_the_question_is_refused_and_stores_nothing(
     assert skipped.json() == {"stored": True, "again": False}
 
 
-def test_remarks_come_along(solo: Running) -> None:
-    ask(solo.studio, "comparison")
+PLACE = {"candidate": "1"}
+REMARKS: dict[str, dict[str, Any]] = {"critique": PLACE, "correction": PLACE, "demonstration": {}}
+MAIN: dict[QueryKind, tuple[int, Any, str | None]] = {
+    "comparison": (2, {"choice": "1"}, None),
+    "ranking": (3, {"rank": [["2"], ["1"]]}, None),
+    "best_of": (3, {"best": "1"}, None),
+    "rating": (1, {"ratings": [{"candidate": "1", "score": 3}]}, None),
+    "label": (1, {"label": "good", "good": True}, None),
+    "approval": (1, {"thumb": "down"}, None),
+    "critique": (2, {"candidate": "2"}, "why?"),
+    "correction": (2, {"candidate": "2"}, "better"),
+    "demonstration": (0, {}, "mine"),
+}
+
+
+@pytest.mark.parametrize("kind", MAIN)
+def test_what_fits_beside_an_answer(solo: Running, kind: QueryKind) -> None:
+    """All remarks at once beside every kind, but the kind's own; and an answer with remarks can be taken back whole."""
+    k, value, text = MAIN[kind]
+    ask(solo.studio, kind, k=k)
     me = solo.nobody().enter()
     (item,) = me.claim()
-    extra = [{"kind": "critique", "value": {"candidate": "2", "span": [0, 3]}, "text": "wrong word"}]
-    assert me.submit(item["assignment"], {"choice": "1"}, extra=extra).status_code == 200
-    assert [event.kind for event in events(solo.studio)] == ["comparison", "critique"]
+    fitting = [remark for remark in REMARKS if remark != kind and kind != "demonstration"]
+    for remark in REMARKS.keys() - set(fitting):
+        extra = [{"kind": remark, "value": REMARKS[remark], "text": "words"}]
+        refused = me.submit(item["assignment"], value, text=text, extra=extra)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "bad_value")
+    assert not events(solo.studio)
+    extra = [{"kind": remark, "value": REMARKS[remark], "text": f"my {remark}"} for remark in fitting]
+    assert me.submit(item["assignment"], value, text=text, extra=extra).status_code == 200
+    stored = events(solo.studio)
+    assert sorted(event.kind for event in stored) == sorted([kind, *fitting])
+    assert len({event.target for event in stored}) == len(stored)
+    assert len(solo.studio.log.judgements()) == len(stored)
+    again = me.post(f"assignments/{item['assignment']}/undo", json={}).json()["item"]
+    assert solo.studio.log.judgements() == []
+    assert me.submit(again["assignment"], value, text=text, extra=extra).status_code == 200
+    assert len(solo.studio.log.judgements()) == len(stored)
+    solo.studio.log.seal(force=True)
+    assert verify(solo.studio.database).ok
+
+
+def test_a_remark_can_be_corrected_later(solo: Running) -> None:
+    ask(solo.studio, "approval", k=1)
+    me = solo.nobody().enter()
+    (item,) = me.claim()
+    extra = [{"kind": "correction", "value": {}, "text": "better"}]
+    assert me.submit(item["assignment"], {"thumb": "down"}, extra=extra).status_code == 200
+    remark = next(event for event in events(solo.studio) if event.kind == "correction")
+    solo.studio.log.correct(remark.id, Answer({}, "better still"))
+    kinds = {(j.value["kind"], j.text) for j in solo.studio.log.judgements()}
+    assert kinds == {("approval", None), ("correction", "better still")}
 
 
 def test_undo_opens_the_question_again_and_nothing_is_deleted(solo: Running) -> None:

@@ -60,7 +60,9 @@ def test_progress_and_people_and_cost(here: Running) -> None:
     assert (people["the annotator"]["votes"], people["the annotator"]["skipped"]) == (1, 1)
     assert people["the annotator"]["median_seconds"] == pytest.approx(1.234)
     assert lead.get("lead/cost").json()["seconds_per_vote"] == pytest.approx(1.234)
-    assert judge.get("me").json() == {"today": 1, "total": 1, "skipped": 1, "agreement": None}
+    assert judge.get("me").json() == {
+        "today": 1, "total": 1, "skipped": 1, "agreement": None, "kinds": ["comparison"],
+    }  # fmt: skip
 
 
 def test_guidelines_have_versions(here: Running) -> None:

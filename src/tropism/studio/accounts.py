@@ -119,7 +119,9 @@ def sign_in(database: Database, name: str, password: str, free: int) -> str:
         if failed is not None and failed.blocked_until > now:
             left = failed.blocked_until - now
             fix = f"wait {left:.0f} seconds"
-            raise ApiError(429, "slow_down", "too many wrong passwords for this name", fix, retry_s=left)
+            raise ApiError(
+                429, "slow_down", "too many wrong passwords for this name", fix, retry_s=left, seconds=round(left)
+            )
         count = 1 if failed is None else int(failed._mapping["count"]) + 1
         connection.execute(sa.delete(failures).where(failures.c.key == key))
         row = {"key": key, "count": count, "blocked_until": now + wait_s(count, free)}

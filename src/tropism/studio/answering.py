@@ -12,8 +12,18 @@ from tropism.feedback.records import Answer, Query
 from tropism.feedback.values import slot_names
 from tropism.studio.problems import ApiError
 
-REMARKS = ("critique", "correction", "demonstration")
-"""Kinds that may come along with an answer of another kind."""
+REMARKS: Mapping[str, tuple[str, ...]] = {
+    "comparison": ("critique", "correction", "demonstration"),
+    "ranking": ("critique", "correction", "demonstration"),
+    "best_of": ("critique", "correction", "demonstration"),
+    "rating": ("critique", "correction", "demonstration"),
+    "label": ("critique", "correction", "demonstration"),
+    "approval": ("critique", "correction", "demonstration"),
+    "critique": ("correction", "demonstration"),
+    "correction": ("critique", "demonstration"),
+    "demonstration": (),  # there is nothing on the screen to be criticised or corrected
+}
+"""By the kind that is asked for: what may come along with the answer. What is asked for is the answer, no remark."""
 
 
 class Keys:
@@ -59,8 +69,9 @@ def answers(
     made = [Answer({"kind": query.kind, **each}, text, duration_ms) for each in values]
     for remark in extra:
         kind = str(remark["kind"])
-        if kind not in REMARKS or kind == query.kind:
-            raise ApiError(400, "bad_value", f"a remark of kind {kind!r:.40}", f"use {', '.join(REMARKS)}")
+        if kind not in REMARKS[query.kind]:
+            fix = f"use {', '.join(REMARKS[query.kind])}" if REMARKS[query.kind] else "leave extra out"
+            raise ApiError(400, "bad_value", f"a {kind:.40} beside a {query.kind}", fix)
         (one,) = _KINDS[kind](keys, remark["value"], form)
         made.append(Answer({"kind": kind, **one}, str(remark["text"]), None))
     return made

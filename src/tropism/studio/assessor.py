@@ -1,12 +1,12 @@
 """Keeps the newest report on the judgements, and has it made anew, in another process, when there is more feedback.
 
+Where that fails, what went wrong is told beside the report before, and it is tried again after a rest.
 Left out: keeping it across a restart; it is made again.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import threading
 import time
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tropism.errors import TropismError
-from tropism.studio.problems import ApiError
+from tropism.studio.helping import helper
 
 REST_S = 20.0
 """A new report is made no sooner than this after the last one."""
@@ -38,21 +38,25 @@ class Assessor:
         self._making: Future[dict[str, Any]] | None = None
         self._made: tuple[Mapping[str, Any], int, float] | None = None
         self._asked_for = 0
+        self._problem: tuple[str, str] | None = None
+        self._failed_at = float("-inf")
         self._lock = threading.Lock()
 
     def newest(self, events: int) -> tuple[Mapping[str, Any] | None, bool]:
-        """(the newest report or None, whether a newer one is being made). ``events``: how many there are now.
-
-        Errors: ApiError (503) where making the first one failed.
-        """
+        """(the newest report or None, whether a newer one is being made). ``events``: how many there are now."""
         with self._lock:
             self._take_in()
             stale = self._made is None or (self._made[1] != events and time.monotonic() - self._made[2] > REST_S)
-            if stale and self._making is None:
+            rested = time.monotonic() - self._failed_at > REST_S
+            if stale and rested and self._making is None:
                 if self._pool is None:
-                    self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+                    self._pool = helper()
                 self._asked_for, self._making = events, self._pool.submit(_report, self.place, self.most_votes)
             return (None if self._made is None else self._made[0]), self._making is not None
+
+    def problem(self) -> dict[str, str] | None:
+        """Why the newest attempt at a report failed: ``{message, fix}``; None where it did not."""
+        return None if self._problem is None else dict(zip(("message", "fix"), self._problem, strict=True))
 
     def close(self) -> None:
         """End the process."""
@@ -67,10 +71,12 @@ class Assessor:
             return
         making, self._making = self._making, None
         try:
-            self._made = (making.result(), self._asked_for, time.monotonic())
+            self._made, self._problem = (making.result(), self._asked_for, time.monotonic()), None
         except (TropismError, BrokenProcessPool) as error:
             _log.warning("the report on judgements was not made: %s", error)
-            if isinstance(error, BrokenProcessPool):
+            self._failed_at = time.monotonic()
+            self._problem = ("the process that makes it ended", "look at the machine's memory; it is tried again")
+            if isinstance(error, TropismError):
+                self._problem = (error.problem, error.fix)
+            else:
                 self._pool = None
-            if self._made is None:
-                raise ApiError(503, "no_report", f"the report was not made: {error}", "ask again", retry_s=5) from error

@@ -6,6 +6,7 @@ decides (whose assignment, which query), which the routes ask about themselves.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from typing import Annotated, cast
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from tropism.studio.guard import SAFE
 from tropism.studio.problems import ApiError
 from tropism.studio.roles import Caller, Role, TokenScope
-from tropism.studio.sessions import Opened
+from tropism.studio.sessions import BEARER, Opened
 from tropism.studio.state import Studio
 
 
@@ -38,13 +39,15 @@ async def visitor(request: Request, studio: Here) -> Caller | None:
         caller = None
         if kind.lower() == "bearer" and token:
             sessions = studio.sessions
-            caller = sessions.remembered(f"b{token}") or await to_thread.run_sync(sessions.by_bearer, token)
+            caller = sessions.remembered(BEARER + token) or await to_thread.run_sync(sessions.by_bearer, token)
         if caller is None:
             raise ApiError(401, "bad_token", "this token is unknown, revoked or expired", "make a new one")
         return caller
     token = request.cookies.get(cookie_name(studio), "")
     if not token:
         return None
+    if studio.sessions.renewal_due():
+        asyncio.get_running_loop().run_in_executor(None, studio.sessions.renew)
     caller = studio.sessions.remembered(token) or await to_thread.run_sync(studio.sessions.by_cookie, token)
     if caller is not None and request.method not in SAFE:
         _check_csrf(request, caller)
@@ -75,7 +78,9 @@ def permit(caller: Caller | None, role: Role, scope: TokenScope) -> Caller:
         raise ApiError(401, "not_signed_in", "this needs an account", "sign in, or send a token")
     if not caller.may(role, scope):
         what = f"role {caller.role}, scope {caller.scope}"
-        raise ApiError(403, "not_allowed", f"this needs role {role} and scope {scope}; you have {what}")
+        raise ApiError(
+            403, "not_allowed", f"this needs role {role} and scope {scope}; you have {what}", role=role, scope=scope
+        )
     return caller
 
 

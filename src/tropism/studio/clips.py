@@ -6,7 +6,6 @@ cache: everything in it can be drawn again. Left out: clearing it.
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from tropism.errors import StoreError, TropismError
 from tropism.store.artifacts import ArtifactStore
+from tropism.studio.helping import helper
 from tropism.studio.problems import ApiError
 
 FILES: Final = {
@@ -25,6 +25,8 @@ FILES: Final = {
     "clip.json": "application/json",
 }
 """What a clip's folder has, and as what it is sent."""
+CLIP: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {kind: {} for kind in FILES.values()}}}
+"""The same for the description."""
 LONGEST_S: Final = 120.0
 
 Place = tuple[str, int]
@@ -88,7 +90,7 @@ class Clips:
         with self._lock:
             if place not in self._drawing:
                 if self._pool is None:
-                    self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+                    self._pool = helper()
                 self._drawing[place] = self._pool.submit(_draw, self.folder, self.artifacts.root, *place)
             return self._drawing[place]
 

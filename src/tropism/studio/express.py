@@ -1,25 +1,30 @@
 """The two addresses of every vote, claim and submit, past what the framework does for the others.
 
-They run the very functions that the routes of ``routes/annotate.py`` run, on the same forms, for the same callers; what
-is saved is the search for the route, the building of dependencies and the shared pool of threads, which together cost
-several times what storing a vote does. The routes stay declared, for the description. Left out: everything else.
+They check the same callers and forms as the routes of ``routes/annotate.py``, and the same functions make the answers.
+What is saved is the search for the route, the building of dependencies, and every hop between threads that can be: the
+event loop hands a job to the queue's writer and goes on, and one wake-up brings back all that one commit made durable.
+Whatever would make the loop wait (a question nobody has shown yet, a look around the queue) is done in a thread. The
+routes stay declared, for the description. Left out: everything else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from anyio import to_thread
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tropism.errors import TropismError
+from tropism.studio.audit import noting
 from tropism.studio.auth import permit, visitor
 from tropism.studio.problems import on_tropism, refusal
 from tropism.studio.roles import Caller
@@ -27,8 +32,7 @@ from tropism.studio.routes import annotate
 from tropism.studio.routes.forms import Claim, Submit
 from tropism.studio.state import Studio
 
-THREADS: Final = 64
-"""Each waits for a commit that many share, so many may wait at once."""
+_T = TypeVar("_T")
 _CLAIM: Final = "/api/v1/queue/claim"
 _SUBMIT: Final = re.compile(r"/api/v1/assignments/([^/]+)/submit")
 
@@ -40,12 +44,47 @@ class Named:
     path: str
 
 
+class Arrivals:
+    """Brings what another thread has done to the event loop: all that is there by one wake-up, since each costs a
+    system call, and the interpreter's lock twice."""
+
+    def __init__(self) -> None:
+        self._done: deque[tuple[asyncio.Future[Any], Future[Any]]] = deque()
+        self._rung = False
+
+    async def of(self, future: Future[_T]) -> _T:
+        """What ``future`` gives. Whoever stops waiting does not take back what was asked for."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[_T] = loop.create_future()
+
+        def arrived(done: Future[_T]) -> None:
+            self._done.append((waiter, done))
+            if not self._rung:
+                self._rung = True
+                loop.call_soon_threadsafe(self._hand_on)
+
+        future.add_done_callback(arrived)
+        return await waiter
+
+    def _hand_on(self) -> None:
+        self._rung = False  # first: whoever is appended after the last look below rings again
+        while self._done:
+            waiter, done = self._done.popleft()
+            if waiter.cancelled():
+                continue
+            error = done.exception()
+            if error is None:
+                waiter.set_result(done.result())
+            else:
+                waiter.set_exception(error)
+
+
 class Express:
     """Innermost of the application's own layers: the guard has read the body, and the answer is timed outside."""
 
     def __init__(self, app: ASGIApp, studio: Studio) -> None:
         self.app, self.studio = app, studio
-        self._threads = ThreadPoolExecutor(THREADS, "vote")
+        self._arrivals = Arrivals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a claim or a submit; pass everything else on."""
@@ -58,20 +97,22 @@ class Express:
             answer = await self._answer(Request(scope, receive), Claim, self._claim)
         elif found := _SUBMIT.fullmatch(path):
             scope["route"] = Named("/assignments/{id_}/submit")
-            answer = await self._answer(Request(scope, receive), Submit, self._submit(found[1]))
+            id_ = found[1]
+            answer = await self._answer(
+                Request(scope, receive), Submit, lambda caller, form: self._submit(caller, id_, form)
+            )
         else:
             await self.app(scope, receive, send)
             return
         await answer(scope, receive, send)
 
     async def _answer(
-        self, request: Request, form: type[BaseModel], work: Callable[[Caller, Any], Response]
+        self, request: Request, form: type[BaseModel], work: Callable[[Caller, Any], Awaitable[Response]]
     ) -> Response:
-        """Who calls, whether they may, what they say; then the work, in a thread that may wait for the disk."""
+        """Who calls, whether they may, what they say; then the work."""
         try:
             caller = permit(await visitor(request, self.studio), "annotator", "feedback")
-            given = form.model_validate_json(await request.body())
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work, caller, given)
+            return await work(caller, form.model_validate_json(await request.body()))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(["body", *(str(part) for part in first["loc"])])
@@ -79,8 +120,29 @@ class Express:
         except TropismError as error:
             return await on_tropism(request, error)
 
-    def _claim(self, caller: Caller, form: Claim) -> Response:
-        return annotate.claim(self.studio, caller, form)
+    async def _claim(self, caller: Caller, form: Claim) -> Response:
+        studio = self.studio
+        also = noting(caller.account_id, "queue.claim", "")
+        claimed, empty = await self._arrivals.of(
+            studio.queue.claim_soon(caller.pseudonym, form.count, form.kinds, also=also)
+        )
+        if not claimed:  # before saying so, the queue is looked through
+            return await to_thread.run_sync(annotate.claim, studio, caller, form)
+        if studio.has_at_hand([each.query for each in claimed]):
+            return annotate.given(studio, caller, claimed, empty)
+        return await to_thread.run_sync(annotate.given, studio, caller, claimed, empty)
 
-    def _submit(self, assignment: str) -> Callable[[Caller, Submit], Response]:
-        return lambda caller, form: annotate.submit(self.studio, caller, assignment, form)
+    async def _submit(self, caller: Caller, id_: str, form: Submit) -> Response:
+        studio = self.studio
+        held = studio.assignments.kept(id_, caller.pseudonym)
+        if held is not None and studio.presenter.has_kept([held.query]):
+            said = annotate.said(studio, caller, id_, form)
+        else:
+            said = await to_thread.run_sync(annotate.said, studio, caller, id_, form)
+        stored = await self._arrivals.of(
+            studio.queue.submit_soon(
+                id_, caller.pseudonym, str(form.submission_id), said.answers,
+                also=noting(caller.account_id, "vote.submit", id_),
+            )
+        )  # fmt: skip
+        return annotate.taken(studio, said, stored)

@@ -46,9 +46,13 @@ class Assignments:
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
 
+    def kept(self, assignment_id: str, teacher_id: str) -> Held | None:
+        """A person's assignment, if it was given out lately."""
+        return self._kept.get((assignment_id, teacher_id))
+
     def find(self, assignment_id: str, teacher_id: str) -> Held:
         """A person's assignment. Errors: NotYours if there is none, or if it is another person's: which is not told."""
-        found = self._kept.get((assignment_id, teacher_id))
+        found = self.kept(assignment_id, teacher_id)
         if found is not None:
             return found
         table = schema.assignments

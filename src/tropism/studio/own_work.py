@@ -22,7 +22,8 @@ NEWEST = 500
 
 
 def own_work(connection: Connection, pseudonym: str) -> dict[str, Any]:
-    """``{today, total, skipped, agreement}``; ``agreement`` None where nobody else has answered the same."""
+    """``{today, total, skipped, agreement, kinds}``; ``agreement`` None where nobody else has answered the same;
+    ``kinds`` of questions that still want votes."""
     table = schema.assignments
     since = time.time() // DAY_S * DAY_S
     answered = sa.and_(table.c.teacher_id == pseudonym, table.c.status == "submitted")
@@ -31,7 +32,14 @@ def own_work(connection: Connection, pseudonym: str) -> dict[str, Any]:
     skipped = connection.execute(
         sa.select(sa.func.count()).where(table.c.teacher_id == pseudonym, table.c.status == "skipped")
     ).scalar_one()
-    return {"today": int(now or 0), "total": total, "skipped": skipped, "agreement": _agreement(connection, pseudonym)}
+    found = {"today": int(now or 0), "total": total, "skipped": skipped, "agreement": _agreement(connection, pseudonym)}
+    return found | {"kinds": _kinds(connection)}
+
+
+def _kinds(connection: Connection) -> list[str]:
+    state, queries = schema.query_state, schema.queries
+    wanting = sa.select(queries.c.kind).join_from(state, queries, queries.c.id == state.c.query_id)
+    return sorted(connection.execute(wanting.where(state.c.taken < state.c.wanted).distinct()).scalars())
 
 
 def _agreement(connection: Connection, pseudonym: str) -> float | None:

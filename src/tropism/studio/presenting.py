@@ -52,6 +52,10 @@ class Presenter:
         self._kept: OrderedDict[str, Shown] = OrderedDict()
         self._lock = threading.Lock()
 
+    def has_kept(self, queries: Sequence[Query]) -> bool:
+        """Whether ``shown`` would read nothing."""
+        return all(query.id in self._kept for query in queries)
+
     def shown(self, queries: Sequence[Query]) -> list[Shown]:
         """What is shown of each query."""
         with self._lock:

@@ -1,4 +1,6 @@
-"""Errors as the interface says them: ``{"error": {"code", "message", "fix"}}`` with the fitting status.
+"""Errors as the interface says them: ``{"error": {"code", "message", "fix", "values"}}`` with the fitting status.
+
+``values`` are those that a page in another language puts into its own sentence for the code.
 
 Left out: what a client may do about each; docs/studio-api.md lists the codes.
 """
@@ -18,11 +20,14 @@ from tropism.errors import TropismError
 
 
 class ApiError(TropismError):
-    """A request that is refused: ``status`` of HTTP, and a ``code`` for programs. ``retry_s``: when to come back."""
+    """A request that is refused: ``status`` of HTTP, and a ``code`` for programs. ``retry_s``: when to come back.
+    ``values``: what the sentence in ``problem`` says, by name."""
 
-    def __init__(self, status: int, code: str, problem: str, fix: str = "", retry_s: float | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, problem: str, fix: str = "", retry_s: float | None = None, **values: str | float
+    ) -> None:
         super().__init__(problem, fix)
-        self.status, self.code, self.retry_s = status, code, retry_s
+        self.status, self.code, self.retry_s, self.values = status, code, retry_s, values
 
 
 _STATUS: dict[str, tuple[int, str]] = {
@@ -46,9 +51,11 @@ def reply(content: Any, status: int = 200) -> Response:
     return Response(body, status, media_type="application/json")
 
 
-def refusal(status: int, code: str, message: str, fix: str = "", retry_s: float | None = None) -> Response:
+def refusal(
+    status: int, code: str, message: str, fix: str = "", retry_s: float | None = None, **values: str | float
+) -> Response:
     """An error's response."""
-    made = reply({"error": {"code": code, "message": message, "fix": fix}}, status)
+    made = reply({"error": {"code": code, "message": message, "fix": fix, "values": values}}, status)
     if retry_s is not None:
         made.headers["Retry-After"] = str(max(1, round(retry_s)))
     return made
@@ -68,8 +75,9 @@ async def on_tropism(_request: Request, error: Exception) -> Response:
     """Errors made on purpose: they name the value and the fix."""
     assert isinstance(error, TropismError)
     status, code = place(error)
-    retry_s = error.retry_s if isinstance(error, ApiError) else (1.0 if status == 503 else None)
-    return refusal(status, code, error.problem, error.fix, retry_s)
+    if isinstance(error, ApiError):
+        return refusal(status, code, error.problem, error.fix, error.retry_s, **error.values)
+    return refusal(status, code, error.problem, error.fix, 1.0 if status == 503 else None)
 
 
 async def on_invalid(_request: Request, error: Exception) -> Response:
@@ -94,6 +102,7 @@ class ErrorBody(BaseModel):
     code: str
     message: str
     fix: str
+    values: dict[str, str | float]
 
 
 class ErrorAnswer(BaseModel):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from tropism.digests import digest
 from tropism.errors import StoreError
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.queue import Queue, QueueSettings
+from tropism.feedback.records import Query
 from tropism.store import schema
 from tropism.store.artifacts import ArtifactStore
 from tropism.store.database import Database
 from tropism.studio.assessor import Assessor
-from tropism.studio.blinding import Blind, blind_for
+from tropism.studio.blinding import Blind, blind_for, note_seen, queries_on
 from tropism.studio.clips import Clips
 from tropism.studio.curves import Curves
 from tropism.studio.held import Assignments
@@ -90,6 +91,10 @@ class Studio:
             assessor=Assessor(settings.database_url or folder / "study.db", settings.most_votes),
         )
 
+    def has_at_hand(self, queries: Sequence[Query]) -> bool:
+        """Whether these questions can be shown without waiting for the database."""
+        return self.presenter.has_kept(queries) and time.monotonic() < self._guideline[0]
+
     def guideline_version(self) -> int | None:
         """The version of now, as of a second ago at most; it goes with every claimed question."""
         until, version = self._guideline
@@ -109,6 +114,21 @@ class Studio:
         self.queue.counts()  # takes new queries into the queue: what may be asked is then known
         with self.database.read() as connection:
             return blind_for(connection, caller, self.settings.undo_s, queries)
+
+    def reveal(self, caller: Caller, queries: Collection[str]) -> Blind:
+        """``blind``, of queries that are shown to a caller now: those that are not hidden are noted as seen, and the
+        caller is not asked about them any more."""
+        blind = self.blind(caller, queries)
+        open_ = set(queries) - blind.queries
+        if note_seen(self.database, caller, open_):
+            blind |= self.blind(caller, open_)  # somebody who claimed one in that moment must not see it
+        return blind
+
+    def reveal_tasks(self, caller: Caller, tasks: Collection[str]) -> Blind:
+        """``reveal``, of all queries about some tasks."""
+        with self.database.read() as connection:
+            queries = queries_on(connection, tasks)
+        return self.reveal(caller, queries) if queries else Blind(frozenset(), frozenset())
 
     def close(self) -> None:
         """Give back what is held."""

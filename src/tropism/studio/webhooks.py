@@ -24,6 +24,7 @@ from sqlalchemy.engine import Connection
 from tropism.digests import canonical_json
 from tropism.store import schema
 from tropism.store.database import Database
+from tropism.store.horizon import settled_to
 from tropism.studio.problems import ApiError
 
 PAUSES_S: Final = (10.0, 60.0, 600.0, 3600.0, 6 * 3600.0)
@@ -53,8 +54,9 @@ class Cursor:
         return {"seq": self.seq, "at": self.at, "wanted": self.wanted}
 
 
-def create_in(connection: Connection, url: str, events: list[str], created_by: str) -> tuple[str, str]:
-    """(id, secret) of a new webhook, which is told what comes from now on. Errors: ApiError for no web address."""
+def create_in(connection: Connection, upto: int, url: str, events: list[str], created_by: str) -> tuple[str, str]:
+    """(id, secret) of a new webhook, which is told what comes from now on. ``upto``: how far the log is settled.
+    Errors: ApiError for no web address."""
     try:
         parts = urlsplit(url)
         plain = parts.scheme in ("http", "https") and parts.hostname and not parts.username and not parts.fragment
@@ -66,7 +68,8 @@ def create_in(connection: Connection, url: str, events: list[str], created_by: s
     made, secret = f"hook-{secrets.token_hex(8)}", secrets.token_hex(32)
     row = {"id": made, "url": url, "secret": secret, "events": events, "created_by": created_by}
     connection.execute(sa.insert(_webhooks).values(row | {"created_at": time.time()}))
-    seen = connection.execute(sa.select(sa.func.max(schema.events.c.seq))).scalar() or 0
+    newest = sa.select(sa.func.max(schema.events.c.seq)).where(schema.events.c.seq <= upto)
+    seen = connection.execute(newest).scalar() or 0
     wanted, votes = _queue(connection)  # one that is not empty now is still to be told of
     _add(connection, made, "ping", Cursor(seen, time.time(), wanted if votes >= wanted else 0), {})
     return made, secret
@@ -90,9 +93,10 @@ class Deliverer:
 
     def _write_down(self, hook: sa.Row[Any]) -> None:
         """What is new as deliveries, each with how far it goes."""
+        upto = settled_to(self.database)
         with self.database.read() as connection:
             cursor = self._cursors.get(hook.id) or _cursor(connection, hook.id)
-            events = _events_after(connection, cursor.seq) if "feedback" in hook.events else []
+            events = _events_after(connection, cursor.seq, upto) if "feedback" in hook.events else []
             stages = _stages_after(connection, cursor.at) if "stage" in hook.events else []
             wanted, votes = _queue(connection)
         self._cursors[hook.id] = cursor
@@ -159,11 +163,12 @@ def _cursor(connection: Connection, webhook: str) -> Cursor:
     return Cursor(*(max(each[name] for each in told) for name in ("seq", "at", "wanted")))
 
 
-def _events_after(connection: Connection, seq: int) -> list[dict[str, Any]]:
-    """The next feedback events, without free text: that belongs to people, and stays where it can be erased."""
+def _events_after(connection: Connection, seq: int, upto: int) -> list[dict[str, Any]]:
+    """The next settled feedback events, without free text: that belongs to people, and stays where it can be erased."""
     table = schema.events
     columns = (table.c.seq, table.c.id, table.c.kind, table.c.query_id, table.c.teacher_id, table.c.value)
-    statement = sa.select(*columns, table.c.supersedes, table.c.created_at).where(table.c.seq > seq)
+    statement = sa.select(*columns, table.c.supersedes, table.c.created_at)
+    statement = statement.where(table.c.seq > seq, table.c.seq <= upto)
     return [dict(row._mapping) for row in connection.execute(statement.order_by(table.c.seq).limit(BATCH))]
 
 

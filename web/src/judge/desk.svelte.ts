@@ -4,7 +4,7 @@ import { post, Refused } from "../lib/api";
 import { problemOf, type Problem } from "../lib/problem";
 import { session } from "../lib/session.svelte";
 import { load, save, uuid } from "../lib/stored";
-import type { Draft, Empty, Item, Remark, Stored, Submission } from "../lib/types";
+import type { Draft, Empty, Item, Kind, Remark, Stored, Submission } from "../lib/types";
 import { text } from "../strings/index.svelte";
 import { forgetClips, warmClips } from "./clips";
 import { draftOf, dropDraft, keepDraft, pruneDrafts } from "./drafts";
@@ -33,6 +33,8 @@ class Desk {
   lapsed = $state(false);
   now = $state(Date.now());
   answered = $state(0);
+  /** The one kind of question to judge; "" for all. */
+  only = $state<Kind | "">(load<Kind | "">(localStorage, "only", ""));
   /** Remarks that go with the answer to the item on screen. */
   remarks = $state.raw<Remark[]>([]);
   /** What the item's form held when it came on screen, and what was entered since. */
@@ -60,6 +62,20 @@ class Desk {
     this.saying = { what, language: session.language };
   }
 
+  /** Judge one kind of question only ("": all); what else lies here is given back, its drafts are kept. */
+  choose(only: Kind | ""): void {
+    this.only = only;
+    save(localStorage, "only", only);
+    for (const item of this.items) if (!this.wants(item.kind)) void post(`assignments/${item.assignment}/release`).catch(() => undefined);
+    this.put(this.items.filter((item) => this.wants(item.kind)));
+    this.again = true; // what is being claimed was asked for before
+    void this.fill();
+  }
+
+  private wants(kind: Kind): boolean {
+    return this.only === "" || this.only === kind;
+  }
+
   get undoLeft(): number {
     const last = this.done.at(-1);
     return last === undefined ? 0 : Math.max(0, Math.ceil((last.until - this.now) / 1000));
@@ -71,7 +87,7 @@ class Desk {
     this.clear(session.account?.id ?? "");
     const held = load<{ account: string; items: Item[] } | null>(sessionStorage, "held", null);
     if (held !== null && held.account === this.owner) {
-      this.items = held.items.filter(({ assignment }) => !this.gone.has(assignment) && !outbox.has(assignment));
+      this.items = held.items.filter(({ assignment, kind }) => !this.gone.has(assignment) && !outbox.has(assignment) && this.wants(kind));
       this.items.forEach(warmClips);
     }
     outbox.onStored = (entry, stored) => this.stored(entry, stored);
@@ -185,10 +201,11 @@ class Desk {
     this.again = false;
     try {
       // what this person holds already comes first, so the whole desk is asked for
-      const claimed = await post<{ items: Item[]; empty: Empty | null }>("queue/claim", { count: 1 + AHEAD });
+      const asked = this.only === "" ? {} : { kinds: [this.only] };
+      const claimed = await post<{ items: Item[]; empty: Empty | null }>("queue/claim", { count: 1 + AHEAD, ...asked });
       const here = new Set(this.items.map((item) => item.assignment));
       const fresh = claimed.items.filter(
-        ({ assignment }) => !here.has(assignment) && !this.gone.has(assignment) && !outbox.has(assignment),
+        ({ assignment, kind }) => !here.has(assignment) && !this.gone.has(assignment) && !outbox.has(assignment) && this.wants(kind),
       );
       fresh.forEach(warmClips);
       if (fresh.length > 0) this.put([...this.items, ...fresh]);

@@ -4,7 +4,7 @@
 import { post, Refused, Unreachable } from "../lib/api";
 import { session } from "../lib/session.svelte";
 import { load, names, save } from "../lib/stored";
-import type { Stored, Submission } from "../lib/types";
+import type { Said, Stored, Submission } from "../lib/types";
 
 const PREFIX = "outbox.";
 const FIRST_WAIT_MS = 1_000;
@@ -17,7 +17,8 @@ export interface Entry {
   body: Submission | { submission_id: string };
   at: number;
   tries: number;
-  refused?: { what: string; fix: string };
+  /** In the studio's words: the page says it in the language of the moment. */
+  refused?: Said & { code: string };
 }
 
 class Outbox {
@@ -111,7 +112,8 @@ class Outbox {
   /** Returns whether the next answer may be tried at once. */
   private failed(entry: Entry, error: unknown): boolean {
     if (error instanceof Refused && !error.passing) {
-      const refused = { ...entry, refused: { what: error.message, fix: error.fix } };
+      const { code, message, fix, values } = error;
+      const refused = { ...entry, refused: { code, what: message, fix, values } };
       keep(refused);
       this.entries = this.entries.map((one) => (one === entry ? refused : one));
       this.onRefused(refused);

@@ -10,6 +10,7 @@ export class Refused extends Error {
     readonly code: string,
     message: string,
     readonly fix: string,
+    readonly values: Record<string, string | number | null> = {},
   ) {
     super(message);
   }
@@ -53,8 +54,8 @@ export async function call<T>(method: string, path: string, body?: unknown, limi
 
 function refusal(status: number, text: string): Refused {
   try {
-    const { error } = JSON.parse(text) as { error: { code: string; message: string; fix: string } };
-    return new Refused(status, error.code, error.message, error.fix);
+    const { error } = JSON.parse(text) as { error: { code: string; message: string; fix: string; values?: Refused["values"] } };
+    return new Refused(status, error.code, error.message, error.fix, error.values);
   } catch {
     return new Refused(status, "unknown", `HTTP ${status}`, ""); // a proxy's own page, not the studio's answer
   }

@@ -27,4 +27,6 @@ export interface Quality {
   cycles?: Estimate | null;
   outliers?: { person: string; query: string; seconds: number; hasty: boolean }[];
   computing?: boolean;
+  /** why the newest attempt at a report failed */
+  problem?: { message: string; fix: string } | null;
 }

@@ -110,11 +110,18 @@ export interface Submission {
   extra?: Remark[];
 }
 
-/** What may come along with any answer. */
+/** What may come along with an answer of another kind. */
 export interface Remark {
-  kind: "correction" | "critique";
-  value: { candidate: string; span?: [number, number] };
+  kind: "correction" | "critique" | "demonstration";
+  value: { candidate?: string; span?: [number, number] };
   text: string;
+}
+
+/** A refusal in the studio's words, with the values that its sentence has. */
+export interface Said {
+  what: string;
+  fix: string;
+  values: Record<string, string | number | null>;
 }
 
 /** One page of a list. */

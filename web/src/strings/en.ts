@@ -2,6 +2,7 @@
 // is an argument, so that each language puts it where it belongs.
 import { adminEn } from "./en_admin";
 import { leadEn } from "./en_lead";
+import { refusalsEn } from "./en_refusals";
 import { runsEn } from "./en_runs";
 
 export const en = {
@@ -108,6 +109,8 @@ export const en = {
     candidate: (key: string) => `Candidate ${key}`,
     answers: "Your answer",
     tools: "Tools",
+    only: "Questions",
+    every_kind: "All kinds",
     // how they are compared
     better: (key: string) => `${key} is better`,
     much: (key: string) => `${key} much better`,
@@ -164,7 +167,7 @@ export const en = {
     remarks: "Remarks",
     remarks_about: "Sent together with your answer.",
     add: "Add",
-    remark_kind: { critique: "Criticise", correction: "Correct" },
+    remark_kind: { critique: "Criticise", correction: "Correct", demonstration: "Write your own answer" },
     remark_count: (n: number) => (n === 1 ? "1 remark" : `${n} remarks`),
     // tools
     skip: "Skip",
@@ -221,6 +224,7 @@ export const en = {
     looking: "This page looks again every ten seconds.",
     again_soon: "The study goes on as answers arrive.",
   },
+  refusals: refusalsEn,
   lead: leadEn,
   runs: runsEn,
   admin: adminEn,

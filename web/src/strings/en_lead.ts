@@ -49,6 +49,7 @@ export const leadEn = {
   },
   quality: {
     computing: "Being computed…",
+    failed: (what: string, fix: string) => `The newest report could not be made: ${what}. ${fix}`,
     agreement: "Agreement (Krippendorff's alpha)",
     alpha_about: "1 is perfect agreement, 0 is chance. The bar is the 95 % interval.",
     interval: (value: string, low: string, high: string) => `${value} (${low} to ${high})`,

@@ -2,6 +2,7 @@
 import type { Strings } from "./index.svelte";
 import { adminZh } from "./zh_admin";
 import { leadZh } from "./zh_lead";
+import { refusalsZh } from "./zh_refusals";
 import { runsZh } from "./zh_runs";
 
 export const zh: Strings = {
@@ -100,6 +101,8 @@ export const zh: Strings = {
     candidate: (key) => `候选 ${key}`,
     answers: "你的回答",
     tools: "工具",
+    only: "题目",
+    every_kind: "所有类型",
     better: (key) => `${key} 更好`,
     much: (key) => `${key} 好得多`,
     clearly: (key) => `${key} 明显更好`,
@@ -152,7 +155,7 @@ export const zh: Strings = {
     remarks: "附言",
     remarks_about: "与你的回答一起提交。",
     add: "添加",
-    remark_kind: { critique: "评论", correction: "修改" },
+    remark_kind: { critique: "评论", correction: "修改", demonstration: "写出自己的回答" },
     remark_count: (n) => `${n} 条附言`,
     skip: "跳过",
     undo: "撤销",
@@ -203,6 +206,7 @@ export const zh: Strings = {
     looking: "此页面每十秒自动查看一次。",
     again_soon: "有了回答，研究就会继续。",
   },
+  refusals: refusalsZh,
   lead: leadZh,
   runs: runsZh,
   admin: adminZh,

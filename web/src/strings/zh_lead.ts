@@ -43,6 +43,7 @@ export const leadZh: Strings["lead"] = {
   },
   quality: {
     computing: "正在计算…",
+    failed: (what, fix) => `未能生成最新的报告（${what}；${fix}）。`,
     agreement: "一致性（Krippendorff α）",
     alpha_about: "1 为完全一致，0 为随机水平。横条为 95% 区间。",
     interval: (value, low, high) => `${value}（${low} 至 ${high}）`,

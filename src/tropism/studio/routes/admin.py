@@ -11,11 +11,14 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from tropism.store import schema
+from tropism.store.horizon import settled_to
 from tropism.studio import webhooks
 from tropism.studio.audit import entries, note
 from tropism.studio.auth import Admin, AdminReads, Engineer, EngineerReads, Here
 from tropism.studio.passwords import new_token, token_digest
 from tropism.studio.problems import ApiError, reply
+from tropism.studio.routes import answers as told
+from tropism.studio.routes.answers import Listed
 from tropism.studio.routes.forms import Limit, NewToken, NewWebhook, Number
 from tropism.studio.settings import DAY_S
 
@@ -23,7 +26,7 @@ router = APIRouter(tags=["admin"])
 _tokens, _hooks, _deliveries = schema.api_tokens, schema.webhooks, schema.deliveries
 
 
-@router.get("/audit")
+@router.get("/audit", response_model=Listed[told.AuditEntry])
 def audit(
     studio: Here,
     _caller: AdminReads,
@@ -37,7 +40,7 @@ def audit(
     return reply({"items": items, "next": items[-1]["seq"] if len(items) == limit else None})
 
 
-@router.get("/tokens")
+@router.get("/tokens", response_model=Listed[told.TokenShown])
 def tokens(studio: Here, caller: EngineerReads, all: bool = False) -> Response:
     """One's own tokens; an administrator sees everybody's with ``all``."""
     if all and caller.role != "admin":
@@ -54,7 +57,7 @@ def tokens(studio: Here, caller: EngineerReads, all: bool = False) -> Response:
     return reply({"items": [{name: getattr(row, name) for name in names} for row in rows], "next": None})
 
 
-@router.post("/tokens")
+@router.post("/tokens", response_model=told.TokenMade)
 def create_token(studio: Here, caller: Engineer, form: NewToken) -> Response:
     """A token with the rights of this account, within a scope, for some days."""
     token, now = new_token(), time.time()
@@ -80,7 +83,7 @@ def revoke_token(studio: Here, caller: Engineer, id_: str) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/webhooks")
+@router.get("/webhooks", response_model=Listed[told.HookShown])
 def hooks(studio: Here, _caller: AdminReads) -> Response:
     """Webhooks, without their secrets."""
     with studio.database.read() as connection:
@@ -89,11 +92,12 @@ def hooks(studio: Here, _caller: AdminReads) -> Response:
     return reply({"items": [{name: getattr(row, name) for name in names} for row in rows], "next": None})
 
 
-@router.post("/webhooks")
+@router.post("/webhooks", response_model=told.HookMade)
 def create_hook(studio: Here, caller: Admin, form: NewWebhook) -> Response:
     """Tell an address what happens from now on; the secret of its signatures is shown this once."""
+    upto = settled_to(studio.database)
     with studio.database.write() as connection:
-        made, secret = webhooks.create_in(connection, form.url, sorted(set(form.events)), caller.account_id)
+        made, secret = webhooks.create_in(connection, upto, form.url, sorted(set(form.events)), caller.account_id)
         note(connection, caller.account_id, "webhook.create", made, {"url": form.url})
     studio.stirred.set()
     return reply({"id": made, "url": form.url, "events": sorted(set(form.events)), "secret": secret})
@@ -112,7 +116,7 @@ def end_hook(studio: Here, caller: Admin, id_: str) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/webhooks/{id_}/deliveries")
+@router.get("/webhooks/{id_}/deliveries", response_model=Listed[told.Delivery])
 def deliveries(
     studio: Here, _caller: AdminReads, id_: str, after: Annotated[str | None, Query(max_length=200)] = None,
     limit: Limit = 50,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Header, Query
@@ -15,24 +15,31 @@ from tropism.studio.auth import EngineerReads, Here, Viewer
 from tropism.studio.feed import feed
 from tropism.studio.live import Live
 from tropism.studio.problems import ApiError, reply
+from tropism.studio.roles import Caller
+from tropism.studio.routes import answers_run as told
+from tropism.studio.routes.answers import Listed
 from tropism.studio.routes.forms import Limit, Number
 from tropism.studio.run_facts import read_run, read_stages
-from tropism.studio.sampled import Range, Wanted
+from tropism.studio.sampled import Page, Range, Wanted
 from tropism.studio.state import Studio
 from tropism.studio.stream import TYPES
 
 router = APIRouter(tags=["engineer"])
 Bound = Annotated[float | None, Query(allow_inf_nan=False)]
+STREAM: Final = "text/event-stream"
+EVENTS: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {STREAM: {"schema": {"type": "string"}}}}}
+NOTHING_YET: Final[dict[str, Any]] = {"stage": None, "items": [], "next": None, "hidden": 0}
+"""A page of samples where no stage has made any."""
 Short = Annotated[str | None, Query(max_length=200)]
 
 
-@router.get("/runs")
+@router.get("/runs", response_model=told.Run)
 def runs(studio: Here, _caller: Viewer) -> Response:
     """The run: its stages, what it does at this moment, who runs it."""
     return reply(read_run(studio.facts, studio.database))
 
 
-@router.get("/runs/{stage}/metrics")
+@router.get("/runs/{stage}/metrics", response_model=told.Curves)
 def metrics(
     studio: Here,
     _caller: Viewer,
@@ -50,7 +57,7 @@ def metrics(
     return reply({"stage": stage, "names": known, "series": series})
 
 
-@router.get("/stream")
+@router.get("/stream", response_class=StreamingResponse, responses=EVENTS)
 async def stream(
     live: Live,
     _caller: Viewer,
@@ -63,10 +70,10 @@ async def stream(
         if kind not in TYPES:
             raise ApiError(400, "bad_request", f"no events of type {kind!r:.40}", f"choose of {', '.join(TYPES)}")
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(live.listen(last_event_id, wanted), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(live.listen(last_event_id, wanted), media_type=STREAM, headers=headers)
 
 
-@router.get("/samples")
+@router.get("/samples", response_model=told.Samples)
 def samples(
     studio: Here,
     caller: EngineerReads,
@@ -85,15 +92,17 @@ def samples(
 ) -> Response:
     """Rollouts of one improve stage (the newest, unless ``stage`` or ``round`` says which), filtered."""
     there = _folders(studio, "rollouts")
-    wanted = stage or (f"improve-{round}" if round is not None else next(reversed(there), ""))
+    wanted = stage or (f"improve-{round}" if round is not None else next(reversed(there), None))
+    if wanted is None:
+        return reply(NOTHING_YET)
     if wanted not in there:
         raise ApiError(404, "not_found", f"no rollouts of stage {wanted!r:.80}", f"there are: {', '.join(there)}")
     conditions = Wanted(Range(reward_min, reward_max), Range(length_min, length_max), Range(kl_min, kl_max), step, text)
     page = sampled.rollouts(there[wanted], conditions, studio.blind(caller).tasks, after, limit)
-    return reply({"stage": wanted, "items": page.items, "next": page.next, "hidden": page.hidden})
+    return reply({"stage": wanted, **_seen(studio, caller, page)})
 
 
-@router.get("/samples/side-by-side")
+@router.get("/samples/side-by-side", response_model=told.SideBySide)
 def side_by_side(
     studio: Here,
     caller: EngineerReads,
@@ -103,20 +112,22 @@ def side_by_side(
 ) -> Response:
     """The evaluation's answers of all policies to the same tasks, of a round or the newest."""
     there = _folders(studio, "samples")
-    wanted = f"evaluate-{round}" if round is not None else next(reversed(there), "")
+    wanted = f"evaluate-{round}" if round is not None else next(reversed(there), None)
+    if wanted is None:
+        return reply(NOTHING_YET)
     if wanted not in there:
-        raise ApiError(404, "not_found", f"no samples of {wanted or 'any round'}", f"there are: {', '.join(there)}")
+        raise ApiError(404, "not_found", f"no samples of {wanted}", f"there are: {', '.join(there)}")
     page = sampled.side_by_side(there[wanted], studio.blind(caller).tasks, after or 0, limit)
-    return reply({"stage": wanted, "items": page.items, "next": page.next, "hidden": page.hidden})
+    return reply({"stage": wanted, **_seen(studio, caller, page)})
 
 
-@router.get("/reward-models")
+@router.get("/reward-models", response_model=Listed[told.RewardModel])
 def reward_models(studio: Here, _caller: EngineerReads) -> Response:
     """Reward models with what was measured of them."""
     return reply({"items": _reward_models(studio), "next": None})
 
 
-@router.get("/reward-models/{id_}")
+@router.get("/reward-models/{id_}", response_model=told.RewardModel)
 def reward_model(studio: Here, _caller: EngineerReads, id_: str) -> Response:
     """One reward model."""
     for model in _reward_models(studio):
@@ -125,7 +136,7 @@ def reward_model(studio: Here, _caller: EngineerReads, id_: str) -> Response:
     raise ApiError(404, "not_found", f"no reward model {id_!r:.80}", "reward-models lists them")
 
 
-@router.get("/lineage")
+@router.get("/lineage", response_model=told.Graph)
 def whole_lineage(studio: Here, _caller: EngineerReads) -> Response:
     """Event sets, reward models, policies and evaluations, and what went into what."""
     found = lineage.graph(studio.database)
@@ -134,7 +145,7 @@ def whole_lineage(studio: Here, _caller: EngineerReads) -> Response:
     return reply({"nodes": nodes, "edges": edges})
 
 
-@router.get("/lineage/{id_}")
+@router.get("/lineage/{id_}", response_model=told.EventLineage | told.PolicyLineage)
 def lineage_of(studio: Here, caller: EngineerReads, id_: str) -> Response:
     """What a vote shaped, or which votes are behind a policy; ``id_`` may be the beginning of one."""
     try:
@@ -151,17 +162,24 @@ def lineage_of(studio: Here, caller: EngineerReads, id_: str) -> Response:
     with studio.database.read() as connection:
         query = connection.execute(sa.select(table.c.query_id).where(table.c.id == found.id)).scalar()
     if query is not None:
-        studio.blind(caller, [query]).check(query)
+        studio.reveal(caller, [query]).check(query)
     policies = lineage.policies_shaped_by(studio.database, found.id)
     shaped = [{"id": p.id, "round": p.round, "status": p.status} for p in policies]
     models = _models(lineage.reward_models_shaped_by(studio.database, found.id))
     return reply({"kind": "event", "id": found.id, "query": query, "reward_models": models, "policies": shaped})
 
 
-@router.get("/feedback")
+@router.get("/feedback", response_model=told.Feed)
 def feedback(studio: Here, caller: EngineerReads, after: Number = None, limit: Limit = 50) -> Response:
     """Feedback in the order in which it came, without what the caller may still judge."""
     return reply(feed(studio, caller, after or 0, limit))
+
+
+def _seen(studio: Studio, caller: Caller, page: Page) -> dict[str, Any]:
+    """A page as the interface gives it; it is noted who sees what."""
+    hidden = studio.reveal_tasks(caller, {str(item["task_id"]) for item in page.items if item.get("task_id")}).tasks
+    items = [item for item in page.items if item.get("task_id") not in hidden]
+    return {"items": items, "next": page.next, "hidden": page.hidden + len(page.items) - len(items)}
 
 
 def _folders(studio: Studio, name: str) -> dict[str, Any]:

@@ -17,17 +17,19 @@ from tropism.store import schema
 from tropism.studio import accounts, guidelines, oversight
 from tropism.studio.audit import note
 from tropism.studio.auth import Here, Lead, LeadReads, Reviewer, ReviewerReads
-from tropism.studio.clips import FILES
+from tropism.studio.clips import CLIP, FILES
 from tropism.studio.markdown import render
 from tropism.studio.problems import ApiError, reply
 from tropism.studio.roles import rank
+from tropism.studio.routes import answers_lead as told
+from tropism.studio.routes.answers import Listed
 from tropism.studio.routes.forms import Adjudication, Gold, Guideline, Invitation, Limit, Number, PersonChange
 
 router = APIRouter(tags=["lead"])
 Cursor = Annotated[str | None, Query(max_length=200)]
 
 
-@router.get("/lead/progress")
+@router.get("/lead/progress", response_model=told.Progress)
 def progress(studio: Here, _caller: LeadReads) -> Response:
     """How far the queue is."""
     studio.queue.counts()  # takes in what the study has asked since
@@ -35,7 +37,7 @@ def progress(studio: Here, _caller: LeadReads) -> Response:
         return reply(oversight.progress(connection))
 
 
-@router.get("/lead/guidelines")
+@router.get("/lead/guidelines", response_model=Listed[told.GuidelineVersion])
 def guideline_versions(studio: Here, _caller: LeadReads, after: Number = None, limit: Limit = 50) -> Response:
     """Versions of the guideline, newest first."""
     with studio.database.read() as connection:
@@ -43,7 +45,7 @@ def guideline_versions(studio: Here, _caller: LeadReads, after: Number = None, l
     return reply({"items": items, "next": items[-1]["version"] if len(items) == limit else None})
 
 
-@router.post("/lead/guidelines")
+@router.post("/lead/guidelines", response_model=told.GuidelineMade)
 def publish_guideline(studio: Here, caller: Lead, form: Guideline) -> Response:
     """A new version; who claims a question from now on sees it."""
     with studio.database.write() as connection:
@@ -51,18 +53,20 @@ def publish_guideline(studio: Here, caller: Lead, form: Guideline) -> Response:
     return reply({"version": version, "html": render(form.text)})
 
 
-@router.post("/lead/guidelines/preview")
+@router.post("/lead/guidelines/preview", response_model=told.Html)
 def preview_guideline(_studio: Here, _caller: LeadReads, form: Guideline) -> Response:
     """How a text would look. It changes nothing."""
     return reply({"html": render(form.text)})
 
 
-@router.get("/lead/disagreements")
+@router.get("/lead/disagreements", response_model=Listed[told.Disagreement])
 def disagreements(studio: Here, caller: ReviewerReads, after: Cursor = None, limit: Limit = 20) -> Response:
     """Questions that people answered differently, but those that the reader may still judge."""
     hidden = studio.blind(caller).queries
     with studio.database.read() as connection:
         items, following = oversight.disagreements(connection, hidden, after, limit)
+    hidden = studio.reveal(caller, [item["query"] for item in items]).queries
+    items = [item for item in items if item["query"] not in hidden]
     for item in items:
         base = f"/api/v1/lead/disagreements/{item['query']}/clips"
         for candidate in item["candidates"]:
@@ -74,10 +78,10 @@ def disagreements(studio: Here, caller: ReviewerReads, after: Cursor = None, lim
     return reply({"items": items, "next": following})
 
 
-@router.get("/lead/disagreements/{query}/clips/{slot}/{file}")
+@router.get("/lead/disagreements/{query}/clips/{slot}/{file}", response_class=FileResponse, responses=CLIP)
 def clip(studio: Here, caller: ReviewerReads, query: str, slot: str, file: str) -> Response:
     """A file of the clip in a slot of a question."""
-    studio.blind(caller, [query]).check(query)
+    studio.reveal(caller, [query]).check(query)
     with studio.database.read() as connection:
         known = connection.execute(sa.select(schema.queries.c.id).where(schema.queries.c.id == query)).first()
         asked = read_queries(connection, [query])[query] if known is not None else None
@@ -89,7 +93,7 @@ def clip(studio: Here, caller: ReviewerReads, query: str, slot: str, file: str) 
     return FileResponse(path, media_type=FILES[file], headers={"Cache-Control": "private, max-age=3600"})
 
 
-@router.post("/lead/adjudications/{query}")
+@router.post("/lead/adjudications/{query}", response_model=told.Adjudicated)
 def adjudicate(studio: Here, caller: Reviewer, query: str, form: Adjudication) -> Response:
     """Settle a disagreement by one more vote, in canonical slots; an own earlier vote is superseded."""
     studio.blind(caller, [query]).check(query)
@@ -105,7 +109,7 @@ def adjudicate(studio: Here, caller: Reviewer, query: str, form: Adjudication) -
     return reply({"event": stored.event_ids[0]})
 
 
-@router.get("/lead/people")
+@router.get("/lead/people", response_model=Listed[told.Person])
 def people(studio: Here, _caller: LeadReads, after: Cursor = None, limit: Limit = 100) -> Response:
     """Who takes part, with their work in numbers."""
     with studio.database.read() as connection:
@@ -113,7 +117,7 @@ def people(studio: Here, _caller: LeadReads, after: Cursor = None, limit: Limit 
     return reply({"items": items, "next": items[-1]["name"] if len(items) == limit else None})
 
 
-@router.patch("/lead/people/{id_}")
+@router.patch("/lead/people/{id_}", response_model=told.Person)
 def change_person(studio: Here, caller: Lead, id_: str, form: PersonChange) -> Response:
     """Another role, or no access any more; sessions of whoever loses access end."""
     with studio.database.write() as connection:
@@ -125,7 +129,7 @@ def change_person(studio: Here, caller: Lead, id_: str, form: PersonChange) -> R
     return reply(item)
 
 
-@router.post("/lead/invitations")
+@router.post("/lead/invitations", response_model=told.Invited)
 def invite(request: Request, studio: Here, caller: Lead, form: Invitation) -> Response:
     """A link that makes one account; it is shown this once."""
     if rank(form.role) >= rank(caller.role) and caller.role != "admin":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -11,10 +11,12 @@ from starlette.responses import FileResponse, Response
 
 from tropism.studio.auth import Here, LeadReads
 from tropism.studio.instruments import CONTENT_TYPE
-from tropism.studio.problems import ApiError, reply
+from tropism.studio.problems import DOCUMENTED, ApiError, reply
+from tropism.studio.routes.answers import Health
 from tropism.studio.run_facts import read_queue
 
-router = APIRouter(tags=["operations"])
+FIGURES: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+router = APIRouter(tags=["operations"], responses={code: DOCUMENTED[code] for code in (401, 403, 421)})
 STATIC: Final = Path(__file__).parent.parent / "static"
 KINDS: Final = {
     ".html": "text/html; charset=utf-8",
@@ -33,14 +35,14 @@ _UNBUILT: Final = b"""<!doctype html><html lang="en"><meta charset="utf-8"><titl
 <p>The interface is at <code>/api/v1</code> all the same.</p></html>"""
 
 
-@router.get("/healthz")
+@router.get("/healthz", response_model=Health)
 async def health(request: Request) -> Response:
     """Whether the process answers, and does what it does beside answering."""
     alive = request.app.state.housekeeper.alive
     return reply({"ok": alive}, 200 if alive else 503)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses=FIGURES)
 def figures(studio: Here, _caller: LeadReads) -> Response:
     """Figures of the studio for Prometheus."""
     for name, value in read_queue(studio.database).items():

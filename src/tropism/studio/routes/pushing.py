@@ -15,13 +15,14 @@ from tropism.store import schema
 from tropism.studio.audit import note
 from tropism.studio.auth import Engineer, Here
 from tropism.studio.problems import ApiError, reply
+from tropism.studio.routes import answers_run as told
 from tropism.studio.routes.forms import NewCandidate, NewQuery, NewTask, Pushed
 
 router = APIRouter(tags=["engineer"])
 NO_CANDIDATES = ("demonstration",)
 
 
-@router.post("/queries")
+@router.post("/queries", response_model=told.Pushed)
 def push(studio: Here, caller: Engineer, form: Pushed) -> Response:
     """Add tasks, candidates and queries in one transaction; what is there already stays as it is."""
     tasks = [_task(each, place) for place, each in enumerate(form.tasks)]

@@ -11,21 +11,22 @@ from starlette.responses import Response
 from tropism.studio import oversight
 from tropism.studio.auth import Here, LeadReads
 from tropism.studio.problems import reply
+from tropism.studio.routes import answers_lead as told
 
 router = APIRouter(tags=["lead"])
 
 
-@router.get("/lead/quality")
+@router.get("/lead/quality", response_model=told.Quality, responses={202: {"model": told.Computing}})
 def quality(studio: Here, _caller: LeadReads) -> Response:
-    """Agreement, the joint fit, repeats, gold, cycles, times; 202 while the first report is made."""
+    """Agreement, the joint fit, repeats, gold, cycles, times; 202 where there is no report yet."""
     made, making = studio.assessor.newest(studio.newest_event())
     if made is None:
-        return reply({"computing": True}, 202)
+        return reply({"computing": making, "problem": studio.assessor.problem()}, 202)
     shown = {name: value for name, value in made.items() if name != "wanted"}
-    return reply(shown | {"computing": making})
+    return reply(shown | {"computing": making, "problem": studio.assessor.problem()})
 
 
-@router.get("/lead/planner")
+@router.get("/lead/planner", response_model=told.Plan)
 def planner(
     _caller: LeadReads,
     difference: Annotated[float, Query(ge=0.001, lt=0.5)] = 0.1,
@@ -41,7 +42,7 @@ def planner(
     return reply({"labels": found["votes"], **found})
 
 
-@router.get("/lead/cost")
+@router.get("/lead/cost", response_model=told.Cost)
 def cost(studio: Here, _caller: LeadReads) -> Response:
     """What a vote costs in people's time, and an effective one: a vote's worth of a good annotator."""
     with studio.database.read() as connection:

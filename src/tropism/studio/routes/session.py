@@ -18,6 +18,7 @@ from tropism.studio.auth import AnyWriter, Here, Visitor, cookie_name, set_cooki
 from tropism.studio.passwords import token_digest
 from tropism.studio.problems import ApiError, reply
 from tropism.studio.roles import Caller
+from tropism.studio.routes.answers import AccountChanged, InvitationShown, SessionState
 from tropism.studio.routes.forms import AccountChange, NewAccount, Setup, SignIn
 from tropism.studio.sessions import Opened
 from tropism.studio.state import Studio
@@ -25,7 +26,7 @@ from tropism.studio.state import Studio
 router = APIRouter(tags=["session"])
 
 
-@router.get("/session")
+@router.get("/session", response_model=SessionState)
 async def who(request: Request, studio: Here, caller: Visitor) -> Response:
     """Who is signed in here, and what every page needs to know. Under ``--solo`` it signs in whoever asks."""
     if caller is None and studio.solo_account is not None:
@@ -35,7 +36,7 @@ async def who(request: Request, studio: Here, caller: Visitor) -> Response:
     return reply(_state(studio, caller))
 
 
-@router.post("/session")
+@router.post("/session", response_model=SessionState)
 def sign_in(request: Request, studio: Here, form: SignIn) -> Response:
     """A new session, whatever cookie came along: nobody can be made to use one that somebody else knows."""
     account = accounts.sign_in(studio.database, form.name, form.password, studio.settings.login_attempts)
@@ -52,14 +53,14 @@ def sign_out(studio: Here, caller: AnyWriter) -> Response:
     return gone
 
 
-@router.post("/setup")
+@router.post("/setup", response_model=SessionState)
 def setup(request: Request, studio: Here, form: Setup) -> Response:
     """Make the first administrator, by the link that the studio has printed."""
     made = accounts.accept(studio.database, form.token, form.name, form.password, first=True)
     return _enter(studio, request, made)
 
 
-@router.get("/invitations/{token}")
+@router.get("/invitations/{token}", response_model=InvitationShown)
 def look_at_invitation(studio: Here, token: str) -> Response:
     """What an invitation is for."""
     with studio.database.read() as connection:
@@ -67,14 +68,14 @@ def look_at_invitation(studio: Here, token: str) -> Response:
     return reply({"role": row.role, "expires_at": row.expires_at})
 
 
-@router.post("/invitations/{token}")
+@router.post("/invitations/{token}", response_model=SessionState)
 def accept_invitation(request: Request, studio: Here, token: str, form: NewAccount) -> Response:
     """Make the account that somebody was invited to."""
     made = accounts.accept(studio.database, token, form.name, form.password, first=False)
     return _enter(studio, request, made)
 
 
-@router.patch("/account")
+@router.patch("/account", response_model=AccountChanged)
 def change_account(studio: Here, caller: AnyWriter, form: AccountChange) -> Response:
     """Change one's own settings or password; a new password ends all other sessions."""
     settings = form.model_dump(exclude_unset=True)

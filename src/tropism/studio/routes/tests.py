@@ -15,6 +15,7 @@ from tropism.studio import ab
 from tropism.studio.audit import note
 from tropism.studio.auth import Engineer, EngineerReads, Here
 from tropism.studio.problems import ApiError, reply
+from tropism.studio.routes import answers_run as told
 from tropism.studio.routes.forms import NewTest, Nothing
 from tropism.studio.state import Studio
 
@@ -22,7 +23,7 @@ router = APIRouter(tags=["engineer"])
 _table = schema.ab_tests
 
 
-@router.get("/ab-tests")
+@router.get("/ab-tests", response_model=told.BlindTests)
 def listed(studio: Here, _caller: EngineerReads) -> Response:
     """All tests, newest first, and the policies that could be tested."""
     with studio.database.read() as connection:
@@ -32,7 +33,7 @@ def listed(studio: Here, _caller: EngineerReads) -> Response:
     return reply({"items": items, "next": None, "policies": policies})
 
 
-@router.post("/ab-tests")
+@router.post("/ab-tests", response_model=told.BlindTest)
 def create(studio: Here, caller: Engineer, form: NewTest) -> Response:
     """Put a test's questions into the queue, before everything else."""
     made = ab.create(studio, form.policy_a, form.policy_b, form.name, form.wanted, caller.account_id)
@@ -41,13 +42,13 @@ def create(studio: Here, caller: Engineer, form: NewTest) -> Response:
     return _one(studio, made)
 
 
-@router.get("/ab-tests/{id_}")
+@router.get("/ab-tests/{id_}", response_model=told.BlindTest)
 def one(studio: Here, _caller: EngineerReads, id_: str) -> Response:
     """One test."""
     return _one(studio, id_)
 
 
-@router.post("/ab-tests/{id_}/close")
+@router.post("/ab-tests/{id_}/close", response_model=told.BlindTest)
 def close(studio: Here, caller: Engineer, id_: str, _form: Nothing) -> Response:
     """Stop asking: what nobody has claimed yet is not wanted any more."""
     state = schema.query_state
