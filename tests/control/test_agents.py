@@ -132,6 +132,21 @@ def test_another_agent_begins_with_a_saved_policy(name: str, env: str, tmp_path:
         made(name, env, hidden=[16]).begin_with(*load_policy(tmp_path).description)
 
 
+@pytest.mark.parametrize("name", ["ppo", "a2c", "reinforce"])
+@pytest.mark.parametrize("normalised", [True, False])
+def test_a_policy_that_sees_observations_otherwise_is_refused(name: str, normalised: bool) -> None:
+    """One that learned on normalised observations acts at random on raw ones; one that learned on raw ones sees others
+    from the first update on."""
+    agent, other = (made(name, "Pendulum-v1", normalise_observations=n) for n in (normalised, not normalised))
+    agent.advance(None, 0.0)
+    with pytest.raises(ModelError, match=rf"normalise_observations.*\({normalised}, {not normalised}\)"):
+        other.begin_with(*agent.policy())
+    same = made(name, "Pendulum-v1", seed=3, normalise_observations=normalised)
+    same.begin_with(*agent.policy())
+    x = np.random.default_rng(0).normal(2, 3, (5, 3)).astype(np.float32)
+    np.testing.assert_array_equal(same.act(x), agent.act(x))
+
+
 @every_case
 def test_a_learned_reward_is_paid_and_the_true_one_returned(name: str, env: str) -> None:
     agent = made(name, env)

@@ -111,3 +111,17 @@ def test_no_rows_are_refused() -> None:
     actor = ActorCritic(2, 2, discrete=True)
     with pytest.raises(DataError, match="0 observations"):
         clone(actor, Normaliser(2, False), np.empty((0, 2), np.float32), np.empty(0, np.float32), CloningSettings(), 0)
+
+
+def test_weight_decay_is_of_the_actors_layers_alone() -> None:
+    """With a rate at which nothing else moves: layers and their biases shrink by the rate times the decay, deviations
+    and the critic stay."""
+    actor, decay, rate = ActorCritic(3, 2, False, (8,), log_std=-0.5, seed=1), 1e9, 1e-10
+    before = [part.clone() for part in actor.parts(actor.params.clone())]
+    seen = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    settings = CloningSettings(updates=1, batch_size=4, learning_rate=rate, weight_decay=decay)
+    clone(actor, Normaliser(3, False), seen, seen[:, :2].copy(), settings, 0)
+    layers, deviations, critic = actor.parts(actor.params)
+    np.testing.assert_allclose(layers, before[0] * (1 - rate * decay), atol=1e-8)
+    torch.testing.assert_close(deviations, before[1], atol=1e-8, rtol=0)
+    torch.testing.assert_close(critic, before[2], atol=0, rtol=0)

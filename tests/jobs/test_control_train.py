@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from tropism.cli.main import main
 from tropism.control.demonstrations import load_demonstrations
-from tropism.digests import digest_file
+from tropism.digests import digest_file, digest_folder
+from tropism.errors import ConfigError, ModelError
 from tropism.jobs import control_train as job
 from tropism.jobs.config import resolve
 
@@ -74,6 +76,58 @@ def test_other_settings_are_refused(trained: Path, capsys: pytest.CaptureFixture
     assert "ppo.gamma was 0.99 and is now 0.9" in err
     status, _, _ = cli(capsys, *TRAIN, "--out", trained)
     assert status == 0
+
+
+def test_what_was_learned_can_be_seen(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Clips beside the policy, as many as asked for, of the starts on which it was judged; then of other ones."""
+    assert result(trained)["clips"] == {"starts": 2, "why_none": ""}
+    assert sorted(p.name for p in (trained / "clips").iterdir()) == ["policy-1.mp4", "policy-2.mp4"]
+    status, out, _ = cli(capsys, *TRAIN, "--out", trained)
+    assert "2 in clips/" in out
+    told = ["control", "evaluate", trained, "--episodes", 3, "--video", tmp_path / "seen"]
+    status, out, _ = cli(capsys, *told, "--clips", 1)
+    assert status == 0
+    assert "1 clips in" in out
+    with av.open(tmp_path / "seen" / "policy-1.mp4") as clip:
+        frames = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
+    assert len(frames) > 50
+    assert any((a != frames[0]).any() for a in frames[1:])
+    status, _, err = cli(capsys, *told)
+    assert status == 2
+    assert "nothing is overwritten" in err
+    status, _, err = cli(capsys, "control", "evaluate", trained, "--sample", "--video", tmp_path / "drawn")
+    assert status == 2
+    assert "most likely actions" in err
+    assert not (tmp_path / "drawn").exists()
+
+
+def short(tmp_path: Path, name: str, **settings: Any) -> Path:
+    """A few steps of PPO on CartPole."""
+    told = {"environment.id": "CartPole-v1", "agent.steps": 512, "ppo.steps_per_environment": 64, "ppo.epochs": 1}
+    told |= {"evaluation.episodes": 2}
+    job.run(
+        resolve(job.ControlTrainConfig, told, {k.replace("__", "."): v for k, v in settings.items()}), tmp_path / name
+    )
+    return tmp_path / name
+
+
+def test_clips_are_a_setting_and_what_cannot_be_drawn_is_told(tmp_path: Path) -> None:
+    none = short(tmp_path, "none", evaluation__clips=0)
+    assert not (none / "clips").exists()
+    assert result(none)["clips"] == {"starts": 0, "why_none": ""}
+    with pytest.raises(ConfigError, match=r"evaluation\.tolerance"):
+        short(tmp_path, "other", evaluation__tolerance=0.1)
+
+
+def test_it_starts_from_a_policy_that_was_trained_before(trained: Path, tmp_path: Path) -> None:
+    """The policy that is kept after hardly any learning is the one it began with, and not a fresh one."""
+    fresh = short(tmp_path, "fresh", evaluation__clips=0)
+    later = short(tmp_path, "later", evaluation__clips=0, agent__start=str(trained), ppo__learning_rate=1e-8)
+    assert result(later)["true_return"]["value"] > 3 * result(fresh)["true_return"]["value"]
+    told = json.loads((later / "run" / "job.json").read_text())
+    assert told["inputs"]["agent.start"] == digest_folder(trained)
+    with pytest.raises(ModelError, match="no control policy"):
+        short(tmp_path, "nothing", agent__start=str(tmp_path))
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])

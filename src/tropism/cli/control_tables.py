@@ -21,6 +21,8 @@ def print_training(values: Mapping[str, Any], out: Path) -> None:
         ("random actions", f"{values['random_return']:.4g}"),
         ("episode length", f"{values['length']:.4g} steps"),
     ]
+    if clips := values.get("clips"):  # a folder that an earlier version made has none
+        rows.append(("clips", f"none: {clips['why_none']}" if clips["why_none"] else f"{clips['starts']} in clips/"))
     finish(rows, out)
 
 

@@ -51,7 +51,7 @@ class Agent(Actor, Protocol):
         ...
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Be what ``state`` said."""
+        """Be what ``state`` said. The tensors are copied: they may be a file's pages."""
         ...
 
     def policy(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

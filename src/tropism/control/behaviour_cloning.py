@@ -36,7 +36,8 @@ class CloningSettings(Section):
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled (Loshchilov & Hutter 2019); biases and deviations are not spared."""
+    """Decoupled (Loshchilov & Hutter 2019), of the actor's layers with their biases; the deviations, the critic and the
+    convolutions of pictures are spared."""
     log_std_min: float = -4.0
     """Floor of the log deviations: a deterministic expert would drive them to minus infinity."""
     normalise_observations: bool = True

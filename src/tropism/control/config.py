@@ -42,7 +42,8 @@ class EnvironmentSection(Section):
 
     reward: str = ""
     """A Python function that says what is wanted, not the environment's own reward: ``file.py:name``, called with
-    (the bare environment after the step, action, observation). Oracles judge by it; agents never see it."""
+    (the bare environment after the step, action, observation). In a study oracles judge by it and agents never see it;
+    ``tropism control train`` pays it."""
     pixels: Pixels | None = None
     """Observe pictures, ``{size = 84, grey = true, stack = 4, skip = 1}``: the environment's own, or drawn."""
 
@@ -62,10 +63,11 @@ class AgentSection(Section):
     steps: int = Field(default=200_000, ge=1)
     """Environment steps of a round, those of asking included."""
     start: Path | None = None
-    """A policy's folder to start from (``tropism control train``); else a fresh one, or one cloned from
+    """A policy's folder to start from (what ``tropism control train`` made); else a fresh one, or one cloned from
     demonstrations."""
     checkpoint_seconds: float = Field(default=20.0, gt=0)
-    """Between two checkpoints; a kill loses no more than that, and no bit of the result."""
+    """Between two checkpoints, or 20 times what saving one takes, where that is longer. A kill loses no more than that,
+    and no bit of the result."""
 
 
 class AlgorithmSections(Section):
@@ -84,15 +86,20 @@ class AlgorithmSections(Section):
         return make_agent(name, environments, getattr(self, name), seed)
 
 
-class EvaluationSection(Section):
-    """``[evaluation]`` of the control domain."""
+class PlayedSection(Section):
+    """``[evaluation]`` of a trained policy."""
 
     episodes: int = Field(default=20, ge=2)
+    clips: int = Field(default=2, ge=0, le=10)
+    """Starts that are shown as clips (in a report, before and after); 0: none, and nothing is drawn."""
+
+
+class EvaluationSection(PlayedSection):
+    """``[evaluation]`` of the control domain."""
+
     tolerance: float = Field(default=0.05, ge=0)
     """How far the true return may fall, as a share of what was gained over random actions, before a round is rolled
     back."""
-    clips: int = Field(default=2, ge=0, le=10)
-    """Starts that the report shows as clips, before and after; 0: none, and nothing is drawn."""
 
 
 class DemonstrationSection(Section):

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,7 +46,7 @@ from tropism.feedback.records import Answer, Candidate, Query, Split, Task
 from tropism.feedback.teachers import DEMONSTRATOR
 from tropism.reward.assessment import assess
 from tropism.reward.dataset import RewardData
-from tropism.runtime.checkpoints import load_state, save_state
+from tropism.runtime.checkpoints import Pace, load_state, save_state
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
 from tropism.settings.functions import function_digest
@@ -138,8 +138,8 @@ class ControlDomain:
         learner = self._learner(policy, reward, asker, run)
         found = run.latest_checkpoint(ACTIVITY)
         if found is not None:
-            learner.restore(*load_state(found[1]))
-        saved = time.monotonic()
+            learner.restore(*load_state(found[1], mapped=lambda name: name.startswith("agent.")))
+        pace = Pace(self.config.agent.checkpoint_seconds)
         while not learner.finished:
             _, metrics = learner.step()
             steps = learner.agent.environments.steps
@@ -147,10 +147,10 @@ class ControlDomain:
             note = f"{learner.answered} answers, true return {learner.recent_return:.4g}"
             run.progress.update(ACTIVITY, steps, learner.total, note)
             stop = run.stop_requested()
-            if stop or time.monotonic() - saved > self.config.agent.checkpoint_seconds:
-                tensors, meta = learner.state()
-                run.checkpoint(ACTIVITY, learner.turns, lambda f, t=tensors, m=meta: save_state(f, tensors=t, meta=m))  # type: ignore[misc]
-                saved = time.monotonic()
+            if stop or pace.due:
+                with pace.saving():
+                    tensors, meta = learner.state()
+                    run.checkpoint(ACTIVITY, learner.turns, partial(save_state, tensors=tensors, meta=meta))
             if stop:
                 run.check_stop()
         return self._hand_over(learner, run)

@@ -65,9 +65,15 @@ def describe(actor: ActorCritic, normaliser: Normaliser) -> Description:
 
 
 def begin(actor: ActorCritic, normaliser: Normaliser, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Load what ``describe`` gave. Errors: ModelError for a policy of another kind or shape."""
+    """Load what ``describe`` gave. Errors: ModelError for a policy of another kind or shape, or one whose networks see
+    observations normalised where ours see them as they are, or the other way round."""
     own = {"picture": None} | describe(actor, normaliser)[1]
-    other = {k: (about.get(k), v) for k, v in own.items() if k != "normaliser" and about.get(k) != v}
+    other: dict[str, tuple[Any, Any]] = {
+        k: (about.get(k), v) for k, v in own.items() if k != "normaliser" and about.get(k) != v
+    }
+    theirs = about.get("normaliser", {}).get("active")
+    if theirs != normaliser.active:
+        other["normalise_observations"] = (theirs, normaliser.active)
     if other:
         raise ModelError(f"the policy to start from differs in {other} (theirs, ours)", "use the same settings")
     actor.load(dict(tensors))

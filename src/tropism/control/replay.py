@@ -55,7 +55,7 @@ class Replay:
         if capacity < n:
             raise ConfigError(f"a replay buffer of {capacity} steps for {n} environments", f"give it at least {n}")
         if kind == np.uint8:  # pictures
-            _check_room(capacity, 2 * d)
+            _check_room(capacity, 2 * d)  # nothing else holds a copy: checkpoints are written from here
         self.rows = capacity // n
         room, acted = (self.rows, n), () if environments.discrete else (environments.actions,)
         self.observations: Observations = np.empty((*room, d), kind)  # the system gives memory as it is written to

@@ -1,4 +1,5 @@
-"""``tropism control train``: an agent on an environment's true reward. OUT is a policy folder (``control/policy.py``).
+"""``tropism control train``: an agent on an environment's true reward. OUT is a policy folder (``control/policy.py``)
+with clips of the policy in ``clips/``, where they can be drawn.
 
 Left out: learned rewards, which need a teacher: that is a study (``tropism new DIR --recipe control/…``).
 """
@@ -7,26 +8,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tropism.control.config import AlgorithmSections, EnvironmentSection, EvaluationSection
+from tropism.control.agent import Agent
+from tropism.control.config import AlgorithmSections, EnvironmentSection, PlayedSection
 from tropism.control.evaluate import evaluate, random_returns
-from tropism.control.policy import save_policy
+from tropism.control.footage import film
+from tropism.control.policy import load_policy, save_policy
+from tropism.digests import digest_folder
 from tropism.environments.stepping import Environments
 from tropism.evaluation.intervals import bootstrap_mean
 from tropism.jobs.config import JobConfig, RunSection
 from tropism.jobs.folder import Job, JobFolder, run_job
 from tropism.jobs.plan import Plan, measured
-from tropism.runtime.checkpoints import load_state, save_state
+from tropism.runtime.checkpoints import Pace, load_state, save_state
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import ProgressSink
+from tropism.settings.functions import function_digest
 from tropism.settings.paths import PathKind
 
 ACTIVITY = "train"
 RANDOM_EPISODES = 20
+CLIPS = "clips"
+"""Folder of the clips, in OUT."""
 
 
 class TrueRewardEnvironment(EnvironmentSection):
@@ -39,25 +47,31 @@ class ControlTrainConfig(JobConfig, AlgorithmSections):
     """All settings of ``tropism control train``."""
 
     job: ClassVar[str] = "control train"
-    path_settings: ClassVar[Mapping[str, PathKind]] = {}
+    path_settings: ClassVar[Mapping[str, PathKind]] = {"environment.reward": "function", "agent.start": "file"}
 
     environment: TrueRewardEnvironment = TrueRewardEnvironment()
-    evaluation: EvaluationSection = EvaluationSection()
+    evaluation: PlayedSection = PlayedSection()
     run: RunSection = RunSection(threads=1)  # networks this small lose more to a second thread's waiting than they gain
 
 
 def run(config: ControlTrainConfig, out: Path, progress: ProgressSink | None = None) -> dict[str, Any]:
     """Train into the folder ``out``. Values: ``steps``, ``true_return`` (of the trained policy's mode, with interval),
-    ``random_return``, ``episodes`` (finished while training), ``steps_per_cpu_second``. Errors: ConfigError for an
-    environment or an algorithm that does not fit; DivergenceError; those of ``folder.run_job``."""
-    return run_job(out, Job.of(config, {}), lambda folder: _train(config, folder), progress)
+    ``random_return``, ``episodes`` (finished while training), ``clips`` (how many starts are shown, or why none).
+    Errors: ConfigError for an environment or an algorithm that does not fit; ModelError for a policy to start from that
+    does not; DivergenceError; those of ``folder.run_job``."""
+    inputs, start, reward = dict[str, str](), config.agent.start, config.environment.reward
+    if start is not None:
+        inputs["agent.start"] = digest_folder(start)
+    if reward:
+        inputs["environment.reward"] = function_digest(reward)
+    return run_job(out, Job.of(config, inputs), lambda folder: _train(config, folder), progress)
 
 
 def plan(config: ControlTrainConfig, out: Path) -> Plan:
     """What ``run`` would do, with time and memory measured on a few real turns."""
     made = Plan(ControlTrainConfig.job, out)
     environments = _environments(config)
-    agent = config.make(environments, config.run.seed)
+    agent = _agent(config, environments)
     made.line("environment", f"{config.environment.id}, {environments.count} copies")
     made.line("agent", f"{config.agent.algorithm}, {config.agent.steps} environment steps")
     turns = 3
@@ -73,16 +87,31 @@ def _environments(config: ControlTrainConfig) -> Environments:
     return Environments(spec, count, derive(config.run.seed, "environments"))
 
 
-def _train(config: ControlTrainConfig, folder: JobFolder) -> None:
-    run, total = folder.run, config.agent.steps
-    environments = _environments(config)
+def _agent(config: ControlTrainConfig, environments: Environments) -> Agent:
     agent = config.make(environments, derive(config.run.seed, "agent"))
+    if config.agent.start is not None:
+        agent.begin_with(*load_policy(config.agent.start).description)
+    return agent
+
+
+def _train(config: ControlTrainConfig, folder: JobFolder) -> None:
+    environments = _environments(config)
+    agent = _agent(config, environments)
+    episodes = _learn(config, folder, agent)
+    _hand_over(config, folder, agent, episodes)
+    environments.close()
+    folder.publish(folder.run.folder / "policy")
+
+
+def _learn(config: ControlTrainConfig, folder: JobFolder, agent: Agent) -> int:
+    """All steps, with checkpoints. Returns how many episodes have ended."""
+    run, total, environments = folder.run, config.agent.steps, agent.environments
     turn, episodes = 0, list[float]()
     if (found := run.latest_checkpoint(ACTIVITY)) is not None:
-        tensors, meta = load_state(found[1])
+        tensors, meta = load_state(found[1], mapped=lambda name: True)
         agent.restore(tensors, meta["agent"])
         turn, episodes = found[0], meta["episodes"]
-    began, spent, first = time.monotonic(), time.process_time(), environments.steps
+    pace, spent, first = Pace(config.agent.checkpoint_seconds), time.process_time(), environments.steps
     while environments.steps < total:
         _, metrics = agent.advance(None, min(1.0, environments.steps / total))
         turn += 1
@@ -95,24 +124,33 @@ def _train(config: ControlTrainConfig, folder: JobFolder) -> None:
         note = f"true return {sum(recent) / len(recent):.4g}" if recent else ""
         run.progress.update(ACTIVITY, min(environments.steps, total), total, note)
         stop = run.stop_requested()
-        if stop or time.monotonic() - began > config.agent.checkpoint_seconds:
-            held, about = agent.state()
-            meta = {"agent": about, "episodes": episodes}
-            run.checkpoint(ACTIVITY, turn, lambda f, t=held, m=meta: save_state(f, tensors=t, meta=m))  # type: ignore[misc]
-            began = time.monotonic()
+        if stop or pace.due:
+            with pace.saving():
+                held, about = agent.state()
+                meta = {"agent": about, "episodes": episodes}
+                run.checkpoint(ACTIVITY, turn, partial(save_state, tensors=held, meta=meta))
         if stop:
             run.check_stop()
     cpu = max(time.process_time() - spent, 1e-9)
     run.log(environments.steps, {"speed/steps_per_cpu_s": (environments.steps - first) / cpu})
-    spec, seed = config.environment.spec(), derive(config.run.seed, "starts")
-    played = evaluate(agent, spec, config.evaluation.episodes, seed)
+    return len(episodes)
+
+
+def _hand_over(config: ControlTrainConfig, folder: JobFolder, agent: Agent, episodes: int) -> None:
+    """What the trained policy is worth, its weights, and clips of it on the first starts of that evaluation."""
+    spec, seed, settings = config.environment.spec(), derive(config.run.seed, "starts"), config.evaluation
+    played = evaluate(agent, spec, settings.episodes, seed)
     chance = random_returns(spec, RANDOM_EPISODES, derive(config.run.seed, "random"))
-    values = folder.values
-    values |= {"steps": environments.steps, "episodes": len(episodes), "algorithm": config.agent.algorithm}
+    values, steps = folder.values, agent.environments.steps
+    values |= {"steps": steps, "episodes": episodes, "algorithm": config.agent.algorithm}
     values["true_return"] = bootstrap_mean(played.returns).as_json()
     values |= {"length": float(played.lengths.mean()), "random_return": chance.mean}
-    with run.making("policy") as made:
-        about = {"algorithm": config.agent.algorithm, "steps": environments.steps, "seed": config.run.seed}
+    shown, why = min(settings.clips, settings.episodes), ""
+    with folder.run.making("policy") as made:
+        about = {"algorithm": config.agent.algorithm, "steps": steps, "seed": config.run.seed}
         save_policy(made, agent.policy(), spec, about | {"environment": spec.as_json()})
-    environments.close()
-    folder.publish(run.folder / "policy")
+        if shown:
+            clips = made / CLIPS
+            clips.mkdir()
+            why = film({"policy": agent}, spec, settings.episodes, seed, shown, clips)
+    values["clips"] = {"starts": 0 if why else shown, "why_none": why}

@@ -1,14 +1,18 @@
 """The state of a training step as files: tensors in safetensors, the rest in JSON, restored bit for bit.
 
-For use inside ``StageRun.checkpoint(activity, step, save)``, which makes the folder durable and atomic.
+For use inside ``StageRun.checkpoint(activity, step, save)``, which makes the folder durable and atomic. Tensors go from
+where they are into the file, without a copy in between: a replay buffer may take most of the memory that there is.
 
-Left out: generators' states (random numbers come from counters, see ``seeding.py``) and sharded state.
+Left out: generators' states (random numbers come from counters, see ``seeding.py``), sharded state, checkpoints that
+hold only what is new since the one before.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +23,30 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 _EMPTY: Mapping[str, Any] = {}
+RARER = 20
+"""Times as long as saving took, at least, until the next checkpoint."""
+
+
+class Pace:
+    """When the next checkpoint is due: every ``seconds``, or more rarely where saving takes so long that it would eat
+    more than a twentieth of the run."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._seconds = clock, seconds
+        self._saved, self._took = clock(), 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time."""
+        return self._clock() - self._saved > max(self._seconds, RARER * self._took)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around the saving of one: how long it takes is measured."""
+        began = self._clock()
+        yield
+        self._saved = self._clock()
+        self._took = self._saved - began
 
 
 def save_state(
@@ -45,9 +73,17 @@ def save_state(
 
 
 def load_state(
-    folder: Path, *, models: Mapping[str, nn.Module] = _EMPTY, optimizers: Mapping[str, Optimizer] = _EMPTY
+    folder: Path,
+    *,
+    models: Mapping[str, nn.Module] = _EMPTY,
+    optimizers: Mapping[str, Optimizer] = _EMPTY,
+    mapped: Callable[[str], bool] = lambda name: False,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Restore models and optimisers in place; returns (loose tensors, meta). StoreError if the folder lacks one."""
+    """Restore models and optimisers in place; returns (loose tensors, meta). StoreError if the folder lacks one.
+
+    Loose tensors for whose name ``mapped`` says so are the file's own pages, for whoever copies them to their place:
+    they take no memory that another process could not have.
+    """
     try:
         state = json.loads((folder / "state.json").read_text())
         for name, model in models.items():
@@ -55,24 +91,33 @@ def load_state(
         for name, optimizer in optimizers.items():
             loose = load_tensors(folder / f"optimizer-{name}.safetensors")
             optimizer.load_state_dict(_join_optimizer(loose, state["optimizers"][name]))
-        return load_tensors(folder / "tensors.safetensors"), state["meta"]
+        return load_tensors(folder / "tensors.safetensors", mapped), state["meta"]
     except (FileNotFoundError, KeyError) as error:
         fix = "delete the stage's scratch folder: the stage then starts again from its beginning"
         raise StoreError(f"checkpoint {folder} lacks {error}", fix) from error
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors; each is copied first, because the format refuses views and shared storage."""
+    """Write named tensors. Copied are those alone that the format would refuse: views with gaps, and tensors whose
+    memory is another's, too (tied weights are written once per name)."""
     from safetensors.torch import save_file
 
-    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, path)
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    end = 0
+    for name in sorted(whole, key=lambda n: whole[n].data_ptr()):
+        tensor, begin = whole[name], whole[name].data_ptr()
+        if begin < end:
+            whole[name] = tensor.clone()
+        end = max(end, begin + tensor.nbytes)
+    save_file(whole, path)
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read named tensors into freshly allocated memory: a mapped file's alignment would change kernels' last bits."""
+def load_tensors(path: Path, mapped: Callable[[str], bool] = lambda name: False) -> dict[str, Tensor]:
+    """Read named tensors into freshly allocated memory: a mapped file's alignment would change kernels' last bits.
+    ``mapped``: those that are to stay the file's pages, see ``load_state``."""
     from safetensors.torch import load_file
 
-    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+    return {name: tensor if mapped(name) else tensor.clone() for name, tensor in load_file(path).items()}
 
 
 def _split_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
