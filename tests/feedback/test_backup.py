@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -29,7 +30,6 @@ from tropism.store import schema, server
 from tropism.store.copying import LEFT_OUT
 from tropism.store.database import Database
 from tropism.store.lease import TrainerLease
-from tropism.store.placing import place_on_server
 from tropism.study.backup import NOTE, back_up, restore
 from tropism.study.study import Study
 
@@ -217,11 +217,44 @@ def test_a_backup_that_was_killed_between_its_renames_is_found_again(tmp_path: P
     with make(tmp_path / "s") as study:
         back_up(study.folder, tmp_path / "b")
         (tmp_path / "b").rename(tmp_path / ".b.old")
-        (tmp_path / ".b.new-1").mkdir()
-        shutil.rmtree(tmp_path / "s" / "scratch")
-        back_up(study.folder, tmp_path / "b")
+        shutil.rmtree(tmp_path / "s" / "artifacts")  # this one cannot be made; the other is back
+        (tmp_path / "s" / "study.db").rename(tmp_path / "s" / "away")
+        with pytest.raises(StoreError, match=r"study\.db does not exist"):
+            back_up(study.folder, tmp_path / "b")
     assert (tmp_path / "b" / NOTE).is_file()
     assert not (tmp_path / ".b.old").exists()
+
+
+def test_a_kill_leaves_a_whole_backup_or_none(tmp_path: Path) -> None:
+    with make(tmp_path / "s") as study:
+        study.run(until="improve-1")
+    target = tmp_path / "b"
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "s"), str(target)]
+    ends = []
+    for calls in (3, 10, 20, 30, 40, 60, 1000):  # killed at its so-manieth fsync; the last one lives
+        ends.append(subprocess.run([*command, str(calls)], check=False, timeout=60).returncode)
+        if target.exists():
+            restore(target, tmp_path / f"again-{calls}")
+    assert ends[0] == -signal.SIGKILL
+    assert ends[-1] == 0
+    assert (tmp_path / "again-1000" / "study.toml").is_file()
+    assert not list(tmp_path.glob(".b.*")), "what the killed ones left is gone"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tropism.study.backup import back_up
+left, sync = int(sys.argv[3]), os.fsync
+def counted(handle):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync(handle)
+os.fsync = counted
+back_up(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
 
 
 def test_what_is_no_place_for_a_backup_is_refused(tmp_path: Path) -> None:
@@ -303,6 +336,19 @@ HARMS = (
 )
 
 
+def test_a_backup_that_somebody_has_open_is_restored_with_its_log(tmp_path: Path) -> None:
+    with make(tmp_path / "s") as study:
+        back_up(study.folder, tmp_path / "b")
+    raw = sqlite3.connect(tmp_path / "b" / "study.db")
+    with raw:
+        raw.execute("INSERT INTO guidelines VALUES (1, 'be fair', 'Ann', 0.0)")
+    assert (tmp_path / "b" / "study.db-wal").stat().st_size > 0
+    restore(tmp_path / "b", tmp_path / "again")
+    raw.close()
+    with sqlite3.connect(tmp_path / "again" / "study.db") as restored:
+        assert restored.execute("SELECT text FROM guidelines").fetchall() == [("be fair",)]
+
+
 def test_the_damage_of_a_study_is_said_and_carried_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with make(tmp_path / "s") as study:
         study.run(until="reward-1")
@@ -330,46 +376,3 @@ def test_a_server_in_use_takes_no_study(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="holds a study already"):
             restore(tmp_path / "b", tmp_path / "again", url)
     assert not (tmp_path / "again").exists()
-
-
-def test_the_studio_remembers_its_server(tmp_path: Path) -> None:
-    make(tmp_path / "s").close()
-    with new_address(template=False) as url:
-        said = place_on_server(tmp_path / "s", url)
-        assert "study.url" in said
-        assert not list((tmp_path / "s").glob("study.db*"))
-        assert place_on_server(tmp_path / "s", url) == "", "said once"
-        with Study.open(tmp_path / "s") as study:
-            assert study.database.is_server
-            study.run(until="collect-1")
-            with pytest.raises(StoreError, match="has its database at"):
-                place_on_server(tmp_path / "s", "postgresql://me@elsewhere/study")
-    make(tmp_path / "used").run(until="collect-1")
-    with pytest.raises(StoreError, match=r"holds this study's data") as caught:
-        place_on_server(tmp_path / "used", "postgresql://me@127.0.0.1:1/study")
-    assert "tropism backup" in caught.value.fix
-    make(tmp_path / "far").close()
-    with pytest.raises(StoreError, match="connection to the server broke"):
-        place_on_server(tmp_path / "far", "postgresql://me@127.0.0.1:1/study")
-    assert (tmp_path / "far" / "study.db").is_file(), "nothing is noted of a server that is not there"
-
-
-def test_no_password_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(server.VARIABLE, raising=False)
-    given = "postgresql://me:secret@host:5433/study?sslmode=require&password=hidden"
-    server.note_address(tmp_path / "study.db", given)
-    written = (tmp_path / "study.url").read_text()
-    assert written == "postgresql://me@host:5433/study?sslmode=require\n"
-    assert server.address_beside(tmp_path / "study.db") == written.strip()
-    monkeypatch.setenv(server.VARIABLE, given)
-    assert server.address_beside(tmp_path / "study.db") == given, "the environment brings the password"
-    monkeypatch.setenv(server.VARIABLE, "postgresql://me:secret@host/other")
-    assert server.address_beside(tmp_path / "study.db") == written.strip(), "of another database it does not"
-    for bad in (
-        "mysql://me:secret@host/study",
-        "postgresql://me:secret@host:many/study",
-        "postgresql://me:secret@host",
-    ):
-        with pytest.raises(StoreError) as caught:
-            server.make_engine(bad)
-        assert "secret" not in str(caught.value)

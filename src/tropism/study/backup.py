@@ -16,8 +16,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,9 +27,9 @@ from tropism import __version__
 from tropism.digests import digest_folder
 from tropism.errors import StoreError
 from tropism.feedback.chain import VerifyReport, verify
-from tropism.files import sync_folder, sync_path
 from tropism.store import schema, server
 from tropism.store.artifacts import ArtifactStore
+from tropism.store.beside import made_beside
 from tropism.store.copying import load, snapshot
 from tropism.store.database import Database
 from tropism.store.failures import as_store_error
@@ -38,7 +37,7 @@ from tropism.store.lineage import live_artifacts
 
 FORMAT: Final = 1
 NOTE: Final = "backup.json"
-_OWN: Final = frozenset({"artifacts", "scratch", "clips", "study.url", NOTE})
+_OWN: Final = frozenset({"artifacts", "scratch", "live", "clips", "study.url", NOTE})
 _DATABASES: Final = ("study.db", "metrics.db")
 
 
@@ -66,7 +65,7 @@ def back_up(folder: Path, target: Path) -> Backup:
     _must_be_study(folder)
     if target.resolve().is_relative_to(folder.resolve()):
         raise StoreError(f"{target} lies in the study that is to be backed up", "give a folder elsewhere")
-    with as_store_error(target), _made_beside(target, 0o700) as partial:  # it holds names and texts
+    with as_store_error(target), made_beside(target, 0o700) as partial:  # it holds names and texts
         earlier = _earlier(target)
         source = Database.open(folder / "study.db")
         try:
@@ -101,7 +100,7 @@ def restore(source: Path, folder: Path, url: str | None = None) -> Backup:
     note = _read_note(source)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise StoreError(f"{folder} is not an empty folder", "restore into a new folder")
-    with as_store_error(folder), _made_beside(folder, 0o755) as partial:
+    with as_store_error(folder), made_beside(folder) as partial:
         _restore_database(source, partial, note)
         stored = ArtifactStore(partial / "artifacts")
         there = ArtifactStore(source / "artifacts")
@@ -273,28 +272,3 @@ def _read_note(folder: Path) -> Backup:
     if note.format != FORMAT:
         raise StoreError(f"{folder} is a backup of format {note.format}, made by tropism {note.tropism}", "upgrade")
     return note
-
-
-@contextmanager
-def _made_beside(target: Path, mode: int) -> Iterator[Path]:
-    """A folder that takes ``target``'s place, complete and on the disk, when the block ends well."""
-    target = target.absolute()
-    if not target.parent.is_dir():
-        raise StoreError(f"folder {target.parent} does not exist", "make it first")
-    partial = target.parent / f".{target.name}.new-{os.getpid()}"
-    old = target.parent / f".{target.name}.old"
-    if old.is_dir() and not target.exists():  # killed between the two renames below
-        old.rename(target)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(mode=mode)
-    try:
-        yield partial
-        sync_folder(partial)
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
-            target.rename(old)
-        partial.rename(target)
-        sync_path(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

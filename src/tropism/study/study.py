@@ -10,7 +10,6 @@ Left out: anything about models or texts; those belong to the domain.
 from __future__ import annotations
 
 import errno
-import glob
 import json
 import os
 import re
@@ -31,8 +30,9 @@ from tropism.settings.overrides import expand, parse_overrides
 from tropism.settings.recipes import for_job, read_recipe
 from tropism.settings.toml import to_toml
 from tropism.store.artifacts import ArtifactStore
+from tropism.store.beside import remove_dead
 from tropism.store.database import Database
-from tropism.store.lease import TrainerLease, process_start
+from tropism.store.lease import TrainerLease
 from tropism.store.lineage import live_artifacts
 from tropism.store.metrics import MetricStore
 from tropism.study import config as configuration
@@ -75,7 +75,7 @@ class Study:
         partial = folder.absolute().parent / f".{folder.name}.new-{os.getpid()}"
         with _disk_errors(folder):
             try:
-                _remove_dead(partial)
+                remove_dead(partial)
                 (partial / "artifacts").mkdir(parents=True)
                 (partial / "scratch").mkdir()
                 (partial / "study.toml").write_text(to_toml(own), "utf-8")
@@ -199,15 +199,6 @@ class Study:
             with path.open(encoding="utf-8") as lines:
                 for line in lines:
                     yield json.loads(line)
-
-
-def _remove_dead(partial: Path) -> None:
-    """Remove what killed creations of the same folder left; those of living processes stay."""
-    head = partial.name.rpartition("-")[0]
-    for left in partial.parent.glob(f"{glob.escape(head)}-*"):
-        pid = left.name.rpartition("-")[2]
-        if pid.isdigit() and (int(pid) == os.getpid() or process_start(int(pid)) is None):
-            shutil.rmtree(left)
 
 
 def _mapping(overrides: Overrides) -> Mapping[str, Any]:
