@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import statistics
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -285,3 +287,32 @@ def test_clips_share_one_clock(studio: Opened, visit: Visit) -> None:
     page.wait_for_selector("[data-empty]")
     assert len(settle(studio, 1, page)) == 1
     assert page.watch.problems == []
+
+
+def test_clips_that_are_being_drawn_hold_up_no_answer(
+    studio: Opened, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser has six connections to a host; each clip that is waited for holds one."""
+    studio.account("annotator", "mia")
+    for i in range(4):
+        studio.ask_clips("comparison", "CartPole-v1", f"The pole stays upright ({i}).", length=5)
+    clips, drawn = studio.studio.clips, threading.Event()
+    file = clips.file
+
+    def slowly(place: tuple[str, int], name: str) -> Path:
+        drawn.wait(60)
+        return file(place, name)
+
+    monkeypatch.setattr(clips, "file", slowly)
+    try:
+        page = visit("mia", "judge")
+        for answered in (1, 2):
+            page.wait_for_selector("[data-item]")
+            item = item_on(page)
+            page.wait_for_timeout(500)  # whatever is fetched ahead is under way
+            page.keyboard.press("1")
+            wait_for_other(page, item)
+            assert len(settle(studio, answered, page)) == answered
+    finally:
+        drawn.set()
+    page.wait_for_selector(".player button:first-child:not([disabled])", timeout=60_000)

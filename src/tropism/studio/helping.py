@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +20,9 @@ def helper() -> ProcessPoolExecutor:
 
 
 def _end_with(studio: int) -> None:
-    """In the process: it holds both ends of its queue, so it would not notice by itself that nobody is left."""
+    """In the process: it holds both ends of its queue, so it would not notice by itself that nobody is left. Ctrl-C in
+    a terminal reaches it, too, and is for the studio."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(studio,), daemon=True).start()
 
 
