@@ -2,6 +2,12 @@
 
 pip install stable-baselines3
 python examples/reward_for_sb3.py REWARD_FOLDER --env HalfCheetah-v5 --steps 100000
+
+A study's newest reward is in ``live/reward`` of its folder. While the study runs, ``--live`` takes up each new version
+at the next episode:
+
+tropism run my-cheetah &
+python examples/reward_for_sb3.py my-cheetah/live/reward --live
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def test_sixty_comparisons_of_pictures_teach_it(taught: PreferenceLearner) -> No
     assert taught.answered == 60
     assert share(taught.agent, SMALL_DOT) > 0.75
     assert taught.questions.steps().dtype == torch.uint8
-    found = coverage(taught.visited, taught.questions.observations())
+    found = coverage(taught.visited, taught.questions.judged())
     assert found["visited_covered"] > 0.5
 
 

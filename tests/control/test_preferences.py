@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from reaching import ASKED, FITTED, learner, train, turns
 from tiny import CORRIDOR, FALLS, REACH
 
+from tropism.control.config import ControlConfig
+from tropism.control.domain import ControlDomain
 from tropism.control.evaluate import evaluate, random_returns
 from tropism.control.fit_reward import RewardSection
-from tropism.control.ppo import Ppo, PpoSettings
-from tropism.control.preferences import Asking, PreferenceLearner, PreferenceSection
+from tropism.control.policy import save_policy
+from tropism.control.preferences import Asking, PreferenceLearner
+from tropism.control.queries import choose_singles
 from tropism.control.reward_network import load_reward
 from tropism.control.schedule import LabelSchedule
-from tropism.environments.making import EnvironmentSpec
-from tropism.environments.stepping import Environments
+from tropism.control.state_entropy import StateEntropy
 from tropism.errors import ConfigError, DataError
 from tropism.feedback.asking import MemoryAsker
 from tropism.feedback.oracles import Oracle
-from tropism.feedback.records import Answer, Judgement, Query
+from tropism.feedback.records import Answer, Query
 from tropism.feedback.teachers import QueryContext
 from tropism.runtime.checkpoints import load_state, save_state
-
-ASKED = PreferenceSection(segment_length=5, sessions=4)
-FITTED = RewardSection(hidden=(32, 32), learning_rate=5e-3)
-AGENT = PpoSettings(steps_per_environment=64, gamma=0.9, learning_rate=2e-3, hidden=(32,))
-
-
-def learner(
-    total: int = 8_000, asking: Asking | None = None, asker: Any = None, seed: int = 0, spec: EnvironmentSpec = REACH,
-    preferences: PreferenceSection = ASKED, reward: RewardSection = FITTED,
-) -> PreferenceLearner:  # fmt: skip
-    agent = Ppo(Environments(spec, 8, seed), AGENT, seed)
-    asking = asking or Asking(labels=80, validation_share=0.125)
-    return PreferenceLearner(agent, asking, preferences, reward, asker or MemoryAsker(Oracle(seed=seed)), total, seed)
-
-
-def train(made: PreferenceLearner) -> PreferenceLearner:
-    while not made.finished:
-        made.step()
-    return made
+from tropism.runtime.stage import StageRun
 
 
 def share_of_optimum(made: PreferenceLearner) -> float:
@@ -69,14 +54,53 @@ def test_it_learns_what_the_teacher_wants(trained: PreferenceLearner) -> None:
     assert trained.answered == 160
 
 
-def test_a_teacher_with_the_opposite_taste_gets_the_opposite() -> None:
-    class Contrary(Oracle):
-        def answer(self, queries: Sequence[Query], context: QueryContext) -> list[Answer]:
-            other = {"a": "b", "b": "a", "tie": "tie"}
-            found = super().answer(queries, context)
-            return [Answer({**a.value, "choice": other[a.value["choice"]]}) if a.value else a for a in found]
+class Contrary(Oracle):
+    """Wants the opposite of the true reward."""
 
-    assert share_of_optimum(train(learner(asker=MemoryAsker(Contrary())))) < 0.2
+    def answer(self, queries: Sequence[Query], context: QueryContext) -> list[Answer]:
+        other = {"a": "b", "b": "a", "tie": "tie"}
+        found = super().answer(queries, context)
+        return [Answer({**a.value, "choice": other[a.value["choice"]]}) if a.value else a for a in found]
+
+
+@pytest.fixture(scope="module")
+def contrary() -> PreferenceLearner:
+    return train(learner(asker=MemoryAsker(Contrary())))
+
+
+def test_a_teacher_with_the_opposite_taste_gets_the_opposite(contrary: PreferenceLearner) -> None:
+    assert share_of_optimum(contrary) < 0.2
+
+
+def own_reward(env: Any, action: Any, observation: Any) -> float:
+    """What somebody wrote down that they want."""
+    return -abs(float(observation[0]) - 0.5)
+
+
+def test_people_are_not_overruled_by_the_environments_own_reward(contrary: PreferenceLearner, tmp_path: Path) -> None:
+    """Put back (the true return decides, whoever taught): who wants something else is rolled back for ever."""
+    for name in ("policy", "reference", "reward"):
+        (tmp_path / name).mkdir()
+    assert contrary.reward is not None
+    contrary.reward.save(tmp_path / "reward")
+    save_policy(tmp_path / "policy", contrary.agent.policy(), REACH, {})
+    save_policy(tmp_path / "reference", train(learner()).agent.policy(), REACH, {})
+
+    def verdict(teacher: str, own: str = "") -> dict[str, Any]:
+        sections = {"environment": {"id": REACH.id, "reward": own}, "feedback": {"teacher": teacher}}
+        domain = ControlDomain(ControlConfig(**sections, evaluation={"episodes": 4, "clips": 0}))  # type: ignore[arg-type]
+        run = StageRun("evaluate-1", tmp_path / f"{teacher}{len(own)}", 0)
+        folders = [tmp_path / name for name in ("policy", "reference", "reward")]
+        return domain.evaluate(folders[0], "p", folders[1], None, folders[2], run).values
+
+    by_people, by_oracle, as_written = verdict("person"), verdict("oracle"), verdict("person", f"{__file__}:own_reward")
+    assert by_people["promote"]
+    assert by_people["kept"]["learned_return"]["value"] == by_people["metrics"]["learned_return"]
+    assert by_people["metrics"]["learned_return"] > by_people["metrics"]["reference_learned_return"]
+    assert by_people["metrics"]["true_return"] < by_people["metrics"]["reference_true_return"]
+    assert list(by_oracle["kept"]) == list(as_written["kept"]) == ["true_return"]
+    assert not by_oracle["promote"]
+    assert not as_written["promote"]
 
 
 def test_a_myopic_teacher_looks_at_the_end() -> None:
@@ -130,39 +154,37 @@ def test_a_teacher_who_skips_everything_is_told_of() -> None:
         learner(asker=MemoryAsker(Oracle(skip_below=50.0))).step()
 
 
-class Slowly(MemoryAsker):
-    """People who have given the first ``shown`` of an oracle's answers, and will give the others but those ``passed``
-    over. Counts how often the work rested."""
-
-    answers_at_once = False
-
-    def __init__(self, teacher: Oracle, shown: int = 0) -> None:
-        super().__init__(teacher)
-        self.shown, self.rests, self.passed = shown, 0, set[str]()
-
-    def judgements(self) -> list[Judgement]:
-        return super().judgements()[: self.shown]
-
-    def open(self) -> Collection[str]:
-        return set(self._found) - {j.query.id for j in self.judgements()} - self.passed
-
-    def rest(self, news: Callable[[], bool]) -> None:
-        self.rests += not news()
+def test_ratings_are_asked_of_single_segments_that_members_disagree_on() -> None:
+    """Put back (the first of pairs chosen by what both are): no better than chance."""
+    made = turns(learner(), 3)
+    assert made.reward is not None
+    choices: dict[str, Any] = {}
+    for how in ("random", "disagreement", "k_centre"):
+        stream = np.random.default_rng(0)
+        chosen = choose_singles(made.pool, range(7), 12, how, 10, made.reward, made.shape, stream)  # type: ignore[arg-type]
+        assert (len(chosen), len(chosen.sides)) == (12, 1)
+        members = made.reward.segment_members(made.pool.rows(chosen.first).features(made.shape))
+        choices[how] = members
+    scale = choices["random"].std(1, keepdim=True)
+    apart = {how: float((members / scale).var(0).mean()) for how, members in choices.items()}
+    assert apart["disagreement"] > 2 * apart["random"]
+    with pytest.raises(ConfigError, match="no two sides"):
+        choose_singles(made.pool, range(7), 12, "entropy", 10, made.reward, made.shape, np.random.default_rng(0))
 
 
-def test_people_are_not_fitted_on_one_by_one() -> None:
-    asker = Slowly(Oracle())
-    quick = FITTED.model_copy(update={"fit_steps": 20, "fit_steps_again": 10, "least_steps": 1})
-    made, fits = learner(total=20_000, asker=asker, reward=quick), []
-    while asker.shown < 60:
-        asker.shown += bool(asker.open())
-        _, metrics = made.step()
-        if "reward/version" in metrics:
-            fits.append(int(metrics["preferences/labels"]))
-    assert fits[:3] == [1, 2, 3]
-    late = np.diff([labels for labels in fits if labels > 40])
-    assert len(late)
-    assert set(late) == {2}
+def test_states_visited_are_those_of_every_environment() -> None:
+    """Put back (every 128th row, every second row): environment 0 alone, the even ones alone."""
+    made = turns(learner(), 1)
+    steps = made.pool.chunks[-1].steps
+    steps.observations[..., 0] = np.arange(8)
+    made.visited = made.visited[:0]
+    made._remember(steps)
+    numbers_, counts = np.unique(made.visited[:, 0], return_counts=True)
+    assert numbers_.tolist() == list(range(8))
+    assert set(counts) == {2}
+    memory = StateEntropy(2)
+    memory.add(np.broadcast_to(np.arange(8, dtype=np.float32)[:, None], (256, 8, 2)))
+    assert np.unique(memory.state()["seen"][:, 0]).tolist() == list(range(8))
 
 
 def test_segments_do_not_cross_an_episode(trained: PreferenceLearner) -> None:
@@ -186,7 +208,8 @@ def test_held_out_questions_are_of_held_out_environments(trained: PreferenceLear
 def test_the_held_out_share_is_not_lost_to_rounding() -> None:
     """Put back (rounded in every session by itself): 2 of 60 are held out, those of the first session."""
     asked = ASKED.model_copy(update={"sessions": 20})
-    made = train(learner(asking=Asking(labels=60, validation_share=0.125), preferences=asked))
+    quick = FITTED.model_copy(update={"fit_steps": 20, "fit_steps_again": 5, "least_steps": 1})
+    made = train(learner(asking=Asking(labels=60, validation_share=0.125), preferences=asked, reward=quick))
     splits = [j.task.split for j in made.questions.known()]
     assert (splits.count("validation"), len(splits)) == (8, 60)
     for labels, sessions, share in itertools.product((1, 2, 5, 61, 700), (0, 3, 20), (0.0, 0.1, 0.5)):
@@ -253,16 +276,25 @@ def test_a_reward_comes_back_from_its_folder(trained: PreferenceLearner, tmp_pat
     assert np.array_equal(trained.reward(x, a, x), again(x, a, x))
 
 
-def test_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    whole, half = learner(total=5000), learner(total=5000)
-    asker = half.asker
+@pytest.mark.parametrize("kind", ["comparison", "rating"])
+def test_it_goes_on_bit_for_bit(kind: Any, tmp_path: Path) -> None:
+    """Put back (what ratings and skips are measured against is not in the checkpoint): measured anew, on the questions
+    of a better policy."""
+
+    def made(known: MemoryAsker | None = None) -> PreferenceLearner:
+        asker = MemoryAsker(Oracle(rationality=2.0, skip_below=-0.3))
+        if known is not None:
+            asker._found = known._found
+        return learner(total=5000, asking=Asking(80, kind, "random", 0.125), asker=asker)
+
+    whole, half = made(), made()
     for _ in range(5):
         half.step()
     tensors, meta = half.state()
     save_state(tmp_path, tensors=tensors, meta=meta)
     for _ in range(3):  # what is asked after the checkpoint stays in the log, and must not be seen too early
         half.step()
-    resumed = learner(total=5000, asker=asker)
+    resumed = made(half.asker)  # type: ignore[arg-type]
     resumed.restore(*load_state(tmp_path))
     train(resumed)
     train(whole)
@@ -282,7 +314,7 @@ def test_pretraining_spreads_the_first_questions() -> None:
         made = learner(total=20_000, preferences=ASKED.model_copy(update={"pretrain_steps": steps}), spec=CORRIDOR)
         while not made.sessions:
             made.step()
-        return float(made.questions.observations()[:, 0].std())
+        return float(made.questions.judged()[:, 0].std())
 
     assert spread(8000) > 1.5 * spread(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tropism.environments.fixed_horizon import open_environment
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.stepping import Environments
 from tropism.errors import ConfigError, RewardError
+from tropism.study.live import publish
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,6 +138,42 @@ def test_a_live_reward_changes_between_episodes_only(tmp_path: Path) -> None:
     assert (paid, info["reward_version"]) == (2.0, 2)
     env.reset(seed=0)
     assert env.step(still)[4]["reward_version"] == 2  # nothing new, nothing read
+
+
+def test_a_version_that_is_swapped_while_it_is_read_is_never_mixed(tmp_path: Path) -> None:
+    """Put back (the link is followed once for each file): weights of one version and scale of another."""
+
+    def write(folder: Path, number: int) -> None:
+        for name in ("weights", "scale"):
+            (folder / name).write_text(str(number))
+
+    def read(folder: Path) -> Any:
+        found = [int((folder / "weights").read_text())]
+        if swaps:  # whoever fits it is two versions on by the time that the second file is read
+            for number in swaps.pop():
+                publish(tmp_path, functools.partial(write, number=number))
+        found.append(int((folder / "scale").read_text()))
+        return lambda observations, actions, successors: np.array(found)
+
+    swaps: list[tuple[int, ...]] = []
+    link = publish(tmp_path, functools.partial(write, number=1))
+    live = LiveReward(link, read)
+    assert live(0, 0, 0).tolist() == [1, 1]
+    publish(tmp_path, functools.partial(write, number=2))
+    swaps += [(5,), (3, 4)]  # taken from the end: the one that is read goes, and is read again; the next one stays
+    assert live.refresh()
+    assert live(0, 0, 0).tolist() == [4, 4]
+    assert not swaps
+    assert live.refresh()
+    assert live(0, 0, 0).tolist() == [5, 5]
+    assert not live.refresh()
+
+
+def test_a_copied_study_publishes_where_a_folder_lies(tmp_path: Path) -> None:
+    version(tmp_path, "reward", 1.0)
+    link = publish(tmp_path, lambda folder: (folder / "pays.txt").write_text("2"))  # type: ignore[arg-type,return-value]
+    assert link.is_symlink()
+    assert constant(link)(np.zeros(1), None, None).tolist() == [2.0]
 
 
 def test_a_frozen_reward_stays(tmp_path: Path) -> None:

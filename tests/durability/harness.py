@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 
 from tropism.feedback.events import FeedbackLog
 from tropism.runtime.seeding import uniform
+from tropism.store import schema
 from tropism.study.study import Study
 
 CHILD = Path(__file__).with_name("child.py")
@@ -55,6 +57,8 @@ class Outcome:
     events: list[str]
     counts: dict[str, int]
     curves: dict[str, dict[str, list[tuple[int, float]]]] = field(repr=False)
+    keys: dict[str, str] = field(repr=False)
+    """Of the stages: digests of what they were made from."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,14 @@ def outcome(folder: Path) -> Outcome:
             stage: {n: rows for n, rows in study.metrics.table(stage).items() if not n.startswith(CLOCKS)}
             for stage in study.metrics.stages()
         }
+        with study.database.read() as connection:
+            done = sa.select(schema.stages.c.name, schema.stages.c.key).where(schema.stages.c.status == "done")
+            keys = {row.name: row.key for row in connection.execute(done)}
     weights = {f"{s.name}/{n}": a for s in status.stages for n, a in s.folders.items() if n in WEIGHTS}
     left = [p.name for p in (folder / "scratch").iterdir()] + [p.name for p in (folder / "artifacts").glob("tmp/*")]
     left += [p.name for p in folder.parent.glob(f".{folder.name}*")]
     assert not left, f"left over: {left}"
-    return Outcome(weights, events, counts, curves)
+    return Outcome(weights, events, counts, curves, keys)
 
 
 def start(spec: Spec, folder: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:

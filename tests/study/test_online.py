@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from tropism.control.demonstrations import PythonExpert, demonstrate, save_demon
 from tropism.control.policy import load_policy
 from tropism.control.questions import segment_folder
 from tropism.control.reward_network import load_reward
+from tropism.control.reward_wrapper import LearnedRewardWrapper
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.making import make as make_environment
 from tropism.environments.segments import Segment
@@ -143,19 +146,24 @@ def test_a_study_may_start_from_a_trained_policy(tmp_path: Path) -> None:
         make(tmp_path / "t", agent__start=str(tmp_path / "nowhere")).run()
 
 
-def answer_all(folder: Path, after_s: float, stop: threading.Event, steps_seen: list[tuple[float, int]]) -> None:
-    """A person who begins late: from then on every open question gets its answer at once."""
-    began, said = time.monotonic(), set[str]()
+def answer_all(
+    folder: Path, withheld: Mapping[int, float], stop: threading.Event, kept: list[tuple[float, float]]
+) -> None:
+    """A person who gives every open question its answer at once, but keeps the next one back for ``withheld[n]``
+    seconds when n are given: notes from when to when in ``kept``."""
+    said = set[str]()
     database = Database.open(folder / "study.db")
     log = FeedbackLog(database)
     ann = register_person(database, "Ann")
     while not stop.is_set():
         time.sleep(0.05)
-        if time.monotonic() - began < after_s:
-            continue
         candidates = log.candidates()
         for query in log.queries().values():
             if query.id not in said:
+                if len(said) in withheld:
+                    began = time.monotonic()
+                    stop.wait(withheld[len(said)])
+                    kept.append((began, time.monotonic()))
                 returns = [candidates[c].content["true_return"] for c in query.candidate_ids]
                 choice = "a" if returns[0] > returns[1] else "b"
                 log.append(query, ann, Answer({"kind": "comparison", "choice": choice, "strength": 0}))
@@ -163,32 +171,65 @@ def answer_all(folder: Path, after_s: float, stop: threading.Event, steps_seen: 
     database.close()
 
 
-@pytest.mark.timeout(60)
-def test_the_policy_does_not_wait_for_people(tmp_path: Path) -> None:
-    study = make(tmp_path / "s", study__rounds=1, feedback__teacher="person", agent__steps=60_000)
-    stop, progress = threading.Event(), list[tuple[float, int]]()
+class Steps:
+    """Keeps the agent's step counter, and when it was so far."""
 
-    class Sink:
-        def update(self, activity: str, done: int, total: int, note: str = "") -> None:
-            if "learn" in activity:
-                progress.append((time.monotonic(), done))
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, int]] = []
 
-    began, withheld = time.monotonic(), 3.0
-    person = threading.Thread(target=answer_all, args=(study.folder, withheld, stop, []))
+    def update(self, activity: str, done: int, total: int, note: str = "") -> None:
+        if "learn" in activity:
+            self.seen.append((time.monotonic(), done))
+
+    def rose(self, began: float, ended: float) -> int:
+        """How often it rose between two moments; asserts that it never fell."""
+        between = [steps for at, steps in self.seen if began < at < ended]
+        assert between == sorted(between)
+        return len(set(between)) - 1
+
+
+def with_a_person(study: Study, withheld: Mapping[int, float]) -> tuple[Steps, list[tuple[float, float]]]:
+    """Run a study beside a person who withholds answers. Returns the steps, and from when to when they did."""
+    stop, steps, kept = threading.Event(), Steps(), list[tuple[float, float]]()
+    person = threading.Thread(target=answer_all, args=(study.folder, withheld, stop, kept))
     person.start()
     try:
-        study.run(progress=Sink())
+        study.run(progress=steps)
     finally:
         stop.set()
         person.join()
-    while_withheld = [steps for at, steps in progress if at - began < withheld]
-    assert len(set(while_withheld)) > 3
-    assert while_withheld == sorted(while_withheld)
+    return steps, kept
+
+
+@pytest.mark.timeout(120)
+def test_the_policy_does_not_wait_for_people(tmp_path: Path) -> None:
+    """Put back (the loop stops when it has explored as long as it may train; the steps beyond are charged): the counter
+    stands still, or the round is over after one answer. The long form is among the tests of durability."""
+    study = make(tmp_path / "s", study__rounds=1, feedback__teacher="person", agent__steps=6000)
+    steps, kept = with_a_person(study, {0: 5.0, 12: 5.0})
+    assert [steps.rose(began + 2.5, ended) > 0 for began, ended in kept] == [True, True]
     values = next(s for s in study.status().stages if s.name == "improve-1").values
-    assert values["answered"] == 30
-    fits = [labels for labels in versions(study) if labels]
-    assert fits
-    assert max(fits) == 30
+    assert (values["answered"], values["asked"]) == (30, 30)
+    assert max(versions(study)) == 30
+    assert values["steps"] > 6000
+
+
+@pytest.mark.durability
+@pytest.mark.timeout(900)
+def test_the_policy_does_not_wait_a_minute_for_people(tmp_path: Path) -> None:
+    """For a label that is withheld for 60 s, the first one and a later one, the step counter keeps rising, and what
+    comes is in the next fit."""
+    study = make(tmp_path / "s", study__rounds=1, feedback__teacher="person", agent__steps=6000)
+    steps, kept = with_a_person(study, {0: 60.0, 12: 60.0})
+    assert len(kept) == 2
+    for began, _ in kept:
+        assert all(steps.rose(began + 20.0 * third, began + 20.0 * (third + 1)) > 0 for third in range(3))
+    values = next(s for s in study.status().stages if s.name == "improve-1").values
+    assert (values["answered"], values["asked"]) == (30, 30)
+    labels = versions(study)
+    assert labels == sorted(labels)
+    assert 12 in labels
+    assert labels[-1] == 30
 
 
 def versions(study: Study) -> list[int]:
@@ -198,16 +239,40 @@ def versions(study: Study) -> list[int]:
     return [int(value) for step, value in read["preferences/labels"] if step in fitted]
 
 
-def test_a_study_that_nobody_answers_explores_then_rests_then_says_so(tmp_path: Path) -> None:
+def test_a_study_that_nobody_answers_works_ever_less_and_then_says_so(tmp_path: Path) -> None:
     hours = 3 / 3600
     study = make(
         tmp_path / "s", study__rounds=1, feedback__teacher="person", agent__steps=5000, feedback__wait_hours=hours
     )
-    began = time.process_time()
-    with pytest.raises(DataError, match="had no answer after"):
-        study.run()
+    began, steps = time.process_time(), Steps()
+    with pytest.raises(DataError, match="nobody has answered anything for"):
+        study.run(progress=steps)
     assert time.process_time() - began < 3.5  # of which the exploration is most
     assert study.metrics.last("improve-1")["preferences/asked"] >= 8
+    assert steps.seen[-1][1] > 5000
+
+
+def test_a_running_study_publishes_its_reward(tmp_path: Path) -> None:
+    """Put back (a reward is in checkpoints and at the round's end only): there is nothing to follow."""
+    study = make(tmp_path / "s", study__rounds=1)
+    link, seen = study.folder / "live" / "reward", list[int]()
+
+    class Follower:
+        def update(self, activity: str, done: int, total: int, note: str = "") -> None:
+            if link.exists():
+                seen.append(load_reward(link).version)
+
+    study.run(until="improve-1", progress=Follower())
+    assert len(set(seen)) > 2
+    assert seen == sorted(seen)
+    stage = next(s for s in study.status().stages if s.name == "improve-1")
+    final = load_reward(study.artifacts.path(stage.folders["reward"]))
+    x, a = np.ones((2, 3), np.float32), np.ones((2, 1), np.float32)
+    assert np.array_equal(final(x, a, x), load_reward(link)(x, a, x))
+    assert len(list(link.parent.glob("version-*"))) == 2
+    live = LearnedRewardWrapper.from_folder(gymnasium.make("Pendulum-v1"), link, live=True)
+    live.reset(seed=0)
+    assert live.step(np.zeros(1, np.float32))[4]["reward_version"] == final.version
 
 
 @pytest.mark.parametrize(

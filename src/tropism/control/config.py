@@ -124,6 +124,8 @@ class AskedSection(BaseModel):
     queries_per_round: int = 700
     selection: str = "random"
     validation_fraction: float = 0.1
+    enough: float = 1.0
+    teacher: str = "oracle"
 
     def asking(self) -> Asking:
         """As the learner wants it. Errors: ConfigError for kinds that it cannot ask for."""
@@ -131,7 +133,13 @@ class AskedSection(BaseModel):
             raise ConfigError(
                 f'feedback.kind = "{self.kind}" in domain control', 'ask for "comparison" or "rating" of segments'
             )
-        return Asking(self.queries_per_round, self.kind, self.selection, self.validation_fraction)  # type: ignore[arg-type]
+        if self.kind == "rating" and self.selection == "entropy":
+            raise ConfigError(
+                'feedback.selection = "entropy" with feedback.kind = "rating": it takes two sides',
+                'choose by "random", "disagreement" or "k_centre"',
+            )
+        share, enough = self.validation_fraction, self.enough
+        return Asking(self.queries_per_round, self.kind, self.selection, share, enough)  # type: ignore[arg-type]
 
 
 class ControlConfig(AlgorithmSections):
@@ -143,3 +151,8 @@ class ControlConfig(AlgorithmSections):
     reward: RewardSection = RewardSection()
     evaluation: EvaluationSection = EvaluationSection()
     feedback: AskedSection = AskedSection()
+
+    @property
+    def only_people_know(self) -> bool:
+        """Whether what is wanted is written nowhere: the environment's own reward need not be what people judge by."""
+        return self.feedback.teacher == "person" and not self.environment.reward

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -65,6 +65,9 @@ WORDS = {
 }
 """What a report calls things here (``study/report/words.py``)."""
 STARTED_WORDS = WORDS | {"reference": "policy at the start", "short": "Start", "over": "the policy at the start"}
+
+
+Measure = Literal["true_return", "learned_return"]
 
 
 class ControlDomain:
@@ -139,18 +142,27 @@ class ControlDomain:
         found = run.latest_checkpoint(ACTIVITY)
         if found is not None:
             learner.restore(*load_state(found[1], mapped=lambda name: name.startswith("agent.")))
-        pace = Pace(self.config.agent.checkpoint_seconds)
+        number, pace = 0 if found is None else found[0], Pace(self.config.agent.checkpoint_seconds)
+
+        def save() -> None:
+            nonlocal number
+            number += 1
+            with pace.saving():
+                tensors, meta = learner.state()
+                run.checkpoint(ACTIVITY, number, partial(save_state, tensors=tensors, meta=meta))
+
+        learner.before_waiting = save
         while not learner.finished:
             _, metrics = learner.step()
             steps = learner.agent.environments.steps
             run.log(learner.turns, metrics)
             note = f"{learner.answered} answers, true return {learner.recent_return:.4g}"
-            run.progress.update(ACTIVITY, steps, learner.total, note)
+            if learner.waited:
+                note += f", {learner.waited} steps not charged while people had yet to answer"
+            run.progress.update(ACTIVITY, steps, learner.total + learner.waited, note)
             stop = run.stop_requested()
             if stop or pace.due:
-                with pace.saving():
-                    tensors, meta = learner.state()
-                    run.checkpoint(ACTIVITY, learner.turns, partial(save_state, tensors=tensors, meta=meta))
+                save()
             if stop:
                 run.check_stop()
         return self._hand_over(learner, run)
@@ -158,18 +170,25 @@ class ControlDomain:
     def evaluate(
         self, policy: Path, policy_id: str, reference: Path, previous: Path | None, reward: Path | None, run: StageRun
     ) -> Made:
-        """True returns on the same starts for all policies; a round is promoted if it did not lose what was gained.
-        Values beside those of every domain: ``clips``, how many starts are shown and why not."""
+        """True returns on the same starts for all policies; a round is promoted if it did not lose what was gained: of
+        the true return, or where only people know what is wanted, of what the reward pays that was fitted on their
+        answers. Values beside those of every domain: ``clips``, how many starts are shown and why not."""
         seed, settings = derive(STARTS_SEED, "starts"), self.config.evaluation
         actors = {
             name: load_policy(folder).actor
             for name, folder in {"policy": policy, "reference": reference, "previous": previous or reference}.items()
         }
-        played = {name: evaluate(actor, self.spec, settings.episodes, seed) for name, actor in actors.items()}
-        chance = random_returns(self.spec, settings.episodes, seed)
+        paying = None if reward is None or not self.config.only_people_know else load_reward(reward)
+        played = {
+            name: evaluate(actor, self.spec, settings.episodes, seed, reward=paying) for name, actor in actors.items()
+        }
+        chance = random_returns(self.spec, settings.episodes, seed, paying)
         metrics = _metrics(played, chance)
-        own, before = (played[name].mean for name in ("policy", "previous"))
-        floor = before - settings.tolerance * max(abs(before - chance.mean), 1e-9)
+        if paying is not None:
+            names = {"policy": "", "reference": "reference_", "previous": "previous_"}
+            metrics |= {f"{names[who]}learned_return": float(r.learned.mean()) for who, r in played.items()}
+        measure: Measure = "true_return" if paying is None else "learned_return"
+        decided = _kept(measure, played, chance, settings.tolerance)
         run.log(0, {f"evaluation/{name}": value for name, value in metrics.items()})
         shown, why = min(settings.clips, settings.episodes), ""
         with run.making("samples") as folder:
@@ -178,10 +197,8 @@ class ControlDomain:
                 why = film(seen, self.spec, settings.episodes, seed, shown, folder)
             rows = [_sample(i, played, bool(i < shown and not why)) for i in range(settings.episodes)]
             (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-        kept = {"true_return": {"value": own, "floor": floor, "holds": own >= floor}}
-        reasons = [] if own >= floor else [f"the true return fell to {own:.4g}, below {floor:.4g}"]
-        values = {"metrics": metrics, "kept": kept, "promote": own >= floor, "reasons": reasons}
-        return Made({"samples": run.folder / "samples"}, values | {"clips": {"starts": shown, "why_none": why}})
+        values = {"metrics": metrics, **decided, "clips": {"starts": shown, "why_none": why}}
+        return Made({"samples": run.folder / "samples"}, values)
 
     def describe(self, candidate: Candidate) -> Mapping[str, Any]:
         """What a viewer may show: where the segment lies, never its true return."""
@@ -237,7 +254,7 @@ class ControlDomain:
         values: dict[str, Any] = {"steps": steps, "turns": learner.turns, "asked": len(learner.questions.queries)}
         values |= {"answered": learner.answered, "reward_version": reward.version, "form": reward.ensemble.form}
         values["assessment"] = self._assessment(learner)
-        values["coverage"] = coverage(learner.visited, learner.questions.observations())
+        values["coverage"] = coverage(learner.visited, learner.questions.judged())
         learner.agent.environments.close()
         return Made({name: run.folder / name for name in ("policy", "reward", "rollouts")}, values)
 
@@ -267,6 +284,18 @@ def _metrics(played: Mapping[str, Returns], chance: Returns) -> dict[str, float]
     found |= _with_ends("gain_previous", bootstrap_paired(own.returns, before.returns))
     wins = np.where(own.returns == first.returns, 0.5, own.returns > first.returns)
     return found | _with_ends("win_rate", bootstrap_mean(wins))
+
+
+def _kept(measure: Measure, played: Mapping[str, Returns], chance: Returns, tolerance: float) -> dict[str, Any]:
+    """Whether the policy keeps what the one before had gained over random actions, but for ``tolerance`` of it."""
+    own, before, random = (
+        float((r.returns if measure == "true_return" else r.learned).mean())
+        for r in (played["policy"], played["previous"], chance)
+    )
+    floor = before - tolerance * max(abs(before - random), 1e-9)
+    holds, said = own >= floor, "the true return" if measure == "true_return" else "what the learned reward pays"
+    reasons = [] if holds else [f"{said} fell to {own:.4g}, below {floor:.4g}"]
+    return {"kept": {measure: {"value": own, "floor": floor, "holds": holds}}, "promote": holds, "reasons": reasons}
 
 
 def _with_ends(name: str, interval: Interval) -> dict[str, float]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tropism.control.agent import Actor
+from tropism.control.rollouts import RewardFunction
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.stepping import Environments
 from tropism.errors import ConfigError
@@ -26,6 +27,8 @@ class Returns:
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
+    learned: NDArray[np.float64]
+    """What a learned reward pays for the same episodes; 0 where none was given."""
 
     @property
     def mean(self) -> float:
@@ -33,25 +36,39 @@ class Returns:
         return float(self.returns.mean())
 
 
-def evaluate(actor: Actor, spec: EnvironmentSpec, episodes: int, seed: int, sample: bool = False) -> Returns:
+def evaluate(
+    actor: Actor,
+    spec: EnvironmentSpec,
+    episodes: int,
+    seed: int,
+    sample: bool = False,
+    reward: RewardFunction | None = None,
+) -> Returns:
     """Play ``episodes`` whole episodes; equal seeds give equal starts, whatever the policy. ``sample``: draw actions
-    instead of taking the mode. Errors: ConfigError where episodes do not end."""
+    instead of taking the mode. ``reward``: a learned one, whose returns are counted, too. Errors: ConfigError where
+    episodes do not end."""
     environments = starts(spec, episodes, seed)
     quota = [len(range(i, episodes, environments.count)) for i in range(environments.count)]
-    results: list[list[tuple[float, int]]] = [[] for _ in quota]
+    results: list[list[tuple[float, int, float]]] = [[] for _ in quota]
+    paid = np.zeros(environments.count)
     step = 0
     while any(len(r) < q for r, q in zip(results, quota, strict=True)):
         drawn = derive(seed, "sample", step) if sample else None
-        taken = environments.step(actor.act(environments.observations, drawn))
+        seen, acted = environments.observations.copy(), actor.act(environments.observations, drawn)
+        taken = environments.step(acted)
+        if reward is not None:
+            paid += reward(seen, acted, taken.successors)
         ended = np.flatnonzero(taken.terminated | taken.truncated)
         for i, finished in zip(ended, environments.take_finished(), strict=True):
-            results[i].append((finished.returned, finished.length))
+            results[i].append((finished.returned, finished.length, float(paid[i])))
+            paid[i] = 0.0
         step += 1
         if environments.steps > ENDLESS * environments.count:
             raise ConfigError(f"episodes of {spec.id} do not end", "set environment.steps")
     environments.close()
     found = [results[i % environments.count][i // environments.count] for i in range(episodes)]
-    return Returns(np.array([f[0] for f in found]), np.array([f[1] for f in found]))
+    returned, lengths, learned = (np.array(column) for column in zip(*found, strict=True))
+    return Returns(returned, lengths, learned)
 
 
 def starts(spec: EnvironmentSpec, episodes: int, seed: int, record_states: bool = False) -> Environments:
@@ -59,9 +76,9 @@ def starts(spec: EnvironmentSpec, episodes: int, seed: int, record_states: bool 
     return Environments(spec, min(episodes, 10), derive(seed, "evaluate"), record_states)
 
 
-def random_returns(spec: EnvironmentSpec, episodes: int, seed: int) -> Returns:
+def random_returns(spec: EnvironmentSpec, episodes: int, seed: int, reward: RewardFunction | None = None) -> Returns:
     """The same for actions drawn evenly from the action space: what a return is measured from."""
-    return evaluate(_Random(spec), spec, episodes, seed, sample=True)
+    return evaluate(_Random(spec), spec, episodes, seed, sample=True, reward=reward)
 
 
 class _Random:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tropism.control.agent import Agent, State
 from tropism.control.fit_reward import RewardSection, fit_reward
-from tropism.control.queries import SegmentPool, Selection, choose_pairs
+from tropism.control.queries import SegmentPool, Selection, choose_pairs, choose_singles
 from tropism.control.questions import Kind, Questions, Tally
 from tropism.control.reward_network import LearnedReward, SegmentEnsemble, Shape
 from tropism.control.rollouts import RewardFunction, Steps
@@ -125,8 +125,9 @@ class PreferenceLearner:
         s, share = preferences, asking.validation_share if self.held_out else 0.0
         self.schedule = LabelSchedule(asking.labels, s.initial_share, s.sessions, s.schedule, share)
         self.before_waiting: Callable[[], None] = lambda: None
-        """Called when people have been asked: what was put is worth a checkpoint."""
+        """Called before people are waited for: a good moment for a checkpoint."""
         self.answered, self.sessions, self.turns, self.waited, self.explored = 0, 0, 0, 0, False
+        self._adopted = False
         self.fitted_on, self.fitted = 0, ""
         """How many judgements the reward was fitted on; those looked at last, as a digest of their ids."""
         self.episodes: list[tuple[int, float, int]] = []
@@ -200,8 +201,10 @@ class PreferenceLearner:
     def _remember(self, steps: Steps) -> None:
         at = self.agent.environments.steps
         self.episodes += [(at, f.returned, f.length) for f in self.agent.environments.take_finished()]
-        rows = steps.flat("observations")
-        seen = numbers(rows[:: max(1, len(rows) // VISITED_PER_TURN)], self.shape.picture)
+        length, count = steps.rewards.shape
+        row = np.arange(min(VISITED_PER_TURN, length * count))
+        # evenly over the chunk's steps, each of the next environment: every one is seen, in every part of an episode
+        seen = numbers(steps.observations[row * length // len(row), (self.turns + row) % count], self.shape.picture)
         self.visited = np.concatenate([self.visited, seen])[-MOST_VISITED:]
 
     def _explore(self) -> None:
@@ -221,15 +224,17 @@ class PreferenceLearner:
         """Put what is due; where told to, wait for people, and put other questions for those they passed over."""
         people, wait = not self.asker.answers_at_once, self.settings.wait
         while self._put_what_is_due() or (people and wait and self._tally().open):
-            if people:
-                self.before_waiting()
             if not (people and wait):
                 break
+            self.before_waiting()
             self.asker.wait()
 
     def _put_what_is_due(self) -> bool:
         """Ask for what is missing, on train and held-out segments, about other ones where some were skipped. Whether
         anything was asked. Errors: DataError where nothing that was asked can be fitted on."""
+        if not self._adopted:
+            self._adopted = True
+            self.questions.adopt(self.asker.asked())
         due = self.schedule.by_split(self.schedule.due(self.schedule.passed(self.done)))
         tally, splits, asked = self._tally(), self.questions.queries, len(self.questions.queries)
         count = self.agent.environments.count
@@ -255,16 +260,9 @@ class PreferenceLearner:
     def _put(self, split: Split, environments: range, budget: int, wave: int) -> int:
         """Ask ``budget`` questions about segments of ``environments``. Returns how many were answered at once."""
         random = np.random.Generator(np.random.Philox(derive(self.seed, "pairs", self.sessions, split, wave)))
-        chosen = choose_pairs(
-            self.pool,
-            environments,
-            budget,
-            self.asking.selection,
-            self.settings.oversample,
-            self.reward,
-            self.shape,
-            random,
-        )
+        choose = choose_pairs if self.asking.kind == "comparison" else choose_singles
+        how, oversample = self.asking.selection, self.settings.oversample
+        chosen = choose(self.pool, environments, budget, how, oversample, self.reward, self.shape, random)
         return self.questions.put(chosen, self.asking.kind, split, self.agent.environments.steps)
 
     def _check_answers(self) -> None:
@@ -300,6 +298,7 @@ class PreferenceLearner:
         )
         self.fitted_on = len(judgements)
         self.agent.reward_changed(self.reward)
+        self.asker.publish(self.reward.save)
         return metrics
 
     def state(self) -> State:
@@ -316,7 +315,7 @@ class PreferenceLearner:
         joined |= {f"entropy.{k}": v for k, v in self.entropy.state().items()}
         joined["visited"] = torch.from_numpy(self.visited)
         rest: dict[str, Any] = {
-            "agent": meta, "questions": about, "chunks": chunks,
+            "agent": meta, "questions": about, "chunks": chunks, "asker": self.asker.state(),
             "reward": None, "episodes": self.episodes, **{name: getattr(self, name) for name in _COUNTERS},
         }  # fmt: skip
         if self.reward is not None:
@@ -333,6 +332,7 @@ class PreferenceLearner:
 
         self.agent.restore(part("agent"), meta["agent"])
         self.questions.restore(part("questions"), meta["questions"])
+        self.asker.restore(meta["asker"])
         self.entropy.load(part("entropy"))
         self.pool.chunks.clear()
         for number, about in enumerate(meta["chunks"]):

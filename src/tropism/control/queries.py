@@ -1,4 +1,4 @@
-"""Which segments are asked about: a pool of recent steps, and pairs chosen from it.
+"""Which segments are asked about: a pool of recent steps, and pairs or, for ratings, single ones chosen from it.
 
 A segment never crosses an episode's end. The last environments (by number) are held out: what they do is asked about on
 validation tasks only, so that no episode is on both sides of the split.
@@ -9,6 +9,7 @@ Left out: queries of more than two segments.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,7 @@ from tropism.control.networks import Floats
 from tropism.control.reward_network import LearnedReward, Shape
 from tropism.environments.segments import Chunk, Segment
 from tropism.environments.stepping import Observations
-from tropism.errors import DataError
+from tropism.errors import ConfigError, DataError
 from tropism.feedback.selection import disagreement, entropy, k_centre, standardised
 
 Selection = Literal["random", "disagreement", "entropy", "k_centre"]
@@ -76,14 +77,20 @@ class SegmentPool:
 
 @dataclass(frozen=True)
 class Chosen:
-    """N pairs of segments to be compared, by their places in the pool ``[N, 3]``."""
+    """N pairs of segments to be compared, by their places in the pool ``[N, 3]``; without ``second`` single ones, to be
+    rated."""
 
     pool: SegmentPool
     first: NDArray[np.int64]
-    second: NDArray[np.int64]
+    second: NDArray[np.int64] | None
 
     def __len__(self) -> int:
         return len(self.first)
+
+    @property
+    def sides(self) -> tuple[NDArray[np.int64], ...]:
+        """What is shown together: one or two arrays of places."""
+        return (self.first,) if self.second is None else (self.first, self.second)
 
 
 def choose_pairs(
@@ -98,31 +105,76 @@ def choose_pairs(
 ) -> Chosen:
     """``count`` pairs out of ``count · oversample`` random ones. Without a reward to ask, choice by an ensemble is
     random. Errors: DataError where no two segments fit into the pool."""
-    places = pool.places(environments)
-    if len(places) < 2:
-        raise DataError(
-            f"no two segments of {pool.length} steps fit into the {len(pool.chunks)} chunks of steps seen so far",
-            "shorten preferences.segment_length, or lengthen the chunks",
-        )
-    asks = how if how == "k_centre" or (how != "random" and reward is not None) else "random"
-    candidates = count * (oversample if asks != "random" else 1)
-    a, b = _random_pairs(places, pool.length, candidates, random)
+    places, asks = _places(pool, environments, 2), _asks(how, reward)
+    a, b = _random_pairs(places, pool.length, count * (oversample if asks != "random" else 1), random)
     if asks == "random":
         return Chosen(pool, a, b)
-    first, second = pool.rows(a), pool.rows(b)
+    sides = [pool.rows(at).features(shape) for at in (a, b)]
     if asks == "k_centre":
-        looks = [shape.looks(rows.features(shape)).mean(1) for rows in (first, second)]
-        points = np.concatenate(looks, 1).astype(np.float64)
-        rows = k_centre((points - points.mean(0)) / (points.std(0) + 1e-8), count)
+        rows = _spread_out(sides, shape, count)
         return Chosen(pool, a[rows], b[rows])
-    assert reward is not None
-    members = [reward.segment_members(rows.features(shape)).double().numpy() for rows in (first, second)]
-    if len(members[0]) < 2:
-        raise DataError(f"choice by {asks} needs an ensemble, and the reward has one member", "raise reward.members")
-    scaled = standardised(np.stack(members, 2))
+    scaled = _members(sides, reward, asks)
     measure = disagreement if asks == "disagreement" else entropy
     rows = np.argsort(-measure(scaled[..., 0], scaled[..., 1]), kind="stable")[:count]
     return Chosen(pool, a[rows], b[rows])
+
+
+def choose_singles(
+    pool: SegmentPool,
+    environments: range,
+    count: int,
+    how: Selection,
+    oversample: int,
+    reward: LearnedReward | None,
+    shape: Shape,
+    random: np.random.Generator,
+) -> Chosen:
+    """The same of single segments, for ratings: by disagreement are those whose scores differ most between members.
+    Errors: DataError where no segment fits into the pool; ConfigError for a choice that takes two."""
+    if how == "entropy":
+        raise ConfigError('feedback.selection = "entropy" of ratings, which have no two sides', _CHOICES_OF_SINGLES)
+    places, asks = _places(pool, environments, 1), _asks(how, reward)
+    at = places[random.integers(len(places), size=count * (oversample if asks != "random" else 1))]
+    if asks == "random":
+        return Chosen(pool, at, None)
+    side = [pool.rows(at).features(shape)]
+    if asks == "k_centre":
+        return Chosen(pool, at[_spread_out(side, shape, count)], None)
+    apart = _members(side, reward, asks)[..., 0].var(axis=0)
+    return Chosen(pool, at[np.argsort(-apart, kind="stable")[:count]], None)
+
+
+_CHOICES_OF_SINGLES = 'choose them by "random", "disagreement" or "k_centre"'
+
+
+def _places(pool: SegmentPool, environments: range, least: int) -> NDArray[np.int64]:
+    places = pool.places(environments)
+    if len(places) < least:
+        raise DataError(
+            f"no {'two segments' if least > 1 else 'segment'} of {pool.length} steps fit into the "
+            f"{len(pool.chunks)} chunks of steps seen so far",
+            "shorten preferences.segment_length, or lengthen the chunks",
+        )
+    return places
+
+
+def _asks(how: Selection, reward: LearnedReward | None) -> Selection:
+    return how if how == "k_centre" or (how != "random" and reward is not None) else "random"
+
+
+def _spread_out(sides: Sequence[Tensor], shape: Shape, count: int) -> NDArray[np.int64]:
+    """Rows of ``count`` questions that look most different, of the features ``[n, L, width]`` of their sides."""
+    points = np.concatenate([shape.looks(features).mean(1) for features in sides], 1).astype(np.float64)
+    return k_centre((points - points.mean(0)) / (points.std(0) + 1e-8), count)
+
+
+def _members(sides: Sequence[Tensor], reward: LearnedReward | None, how: Selection) -> NDArray[np.float64]:
+    """Members' standardised scores ``[E, n, sides]``. Errors: DataError for an ensemble of one."""
+    assert reward is not None
+    members = [reward.segment_members(features).double().numpy() for features in sides]
+    if len(members[0]) < 2:
+        raise DataError(f"choice by {how} needs an ensemble, and the reward has one member", "raise reward.members")
+    return standardised(np.stack(members, 2))
 
 
 def _random_pairs(

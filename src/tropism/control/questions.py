@@ -94,9 +94,20 @@ class Questions:
         """Every step of every segment asked about, ``[n, width]``."""
         return torch.cat(self._features)
 
-    def observations(self) -> Floats:
-        """States of every segment asked about, ``[n, D]``; of pictures their thumbnails."""
-        return numbers(self.steps()[:, : self.shape.observations].numpy(), self.shape.picture)
+    def judged(self) -> Floats:
+        """States of every segment that was judged, ``[n, D]``; of pictures their thumbnails. Segments that nobody said
+        anything about are not among them."""
+        shown = {c.id: c for j in self.known() if is_answer(j) for c in j.candidates if c.kind == "segment"}
+        features = self.features(list(shown.values())).flatten(0, 1)
+        return numbers(features[:, : self.shape.observations].numpy(), self.shape.picture)
+
+    def adopt(self, asked: Sequence[tuple[Query, Task]]) -> None:
+        """Questions that were put before this process remembers, into the same environment for the same goal, are
+        questions put: nobody is asked for them again."""
+        for query, task in asked:
+            about = task.payload.get("environment"), task.payload.get("goal")
+            if about == (self.environment.as_json(), self.goal):
+                self.queries.setdefault(query.id, task.split)
 
     def known(self) -> list[Judgement]:
         """The judgements to fit on. Where answers come at once, those to questions put here, or in earlier rounds: what
@@ -109,15 +120,14 @@ class Questions:
     def tally(self, still: Collection[str]) -> Tally:
         """How far they are; ``still``: ids of open ones, looked at before this: an answer that comes in between counts
         once."""
-        answered = (j.query.id for j in self.known() if j.query.id in self.queries and _is_answer(j))
+        answered = (j.query.id for j in self.known() if j.query.id in self.queries and is_answer(j))
         return Tally(frozenset(answered), frozenset(id_ for id_ in still if id_ in self.queries))
 
     def put(self, chosen: Chosen, kind: Kind, split: Split, at: int) -> int:
-        """Ask about pairs, or for ratings about the first of each; ``at``: the environment step. Returns how many were
+        """Ask about pairs, or for ratings about single segments; ``at``: the environment step. Returns how many were
         answered."""
-        places = (chosen.first, chosen.second) if kind == "comparison" else (chosen.first,)
-        artifact = self.asker.keep(lambda folder: _write(folder, chosen.pool, places))
-        sides = [chosen.pool.rows(at_) for at_ in places]
+        artifact = self.asker.keep(lambda folder: _write(folder, chosen.pool, chosen.sides))
+        sides = [chosen.pool.rows(places) for places in chosen.sides]
         features = [side.features(self.shape) for side in sides]
         tasks, candidates, queries = [], [], []
         utilities: dict[str, list[list[float]]] = {}
@@ -164,7 +174,7 @@ class Questions:
         self.queries = dict(meta["queries"])
 
 
-def _is_answer(judgement: Judgement) -> bool:
+def is_answer(judgement: Judgement) -> bool:
     """Whether it says what was asked: no remark beside it, and not that it cannot be judged."""
     value = judgement.value
     return value.get("kind", judgement.query.kind) == judgement.query.kind and value.get("choice") != "cannot_judge"

@@ -19,43 +19,74 @@ from gymnasium import spaces
 
 from tropism.control.rollouts import RewardFunction
 from tropism.digests import digest
-from tropism.errors import ConfigError, RewardError
+from tropism.errors import ConfigError, RewardError, TropismError
 
 Loader = Callable[[Path], RewardFunction]
+READS = 10
+"""Attempts to read a folder that changes meanwhile."""
 
 
 class LiveReward:
-    """A reward that is read again when its folder has changed: whoever fits it replaces the folder by one rename, or
-    moves a link to the next one."""
+    """A reward that is read again when its folder has changed: whoever fits it moves a link to the next version (as a
+    study does, its ``live/reward``), or replaces the folder by one rename."""
 
     def __init__(self, folder: Path, load: Loader) -> None:
         self.folder, self._load = Path(folder), load
-        self.version = 1
-        """How many versions have been read."""
-        self._stamp = self._stamp_now()
-        self._reward = load(self.folder)
+        self._stamp, self._reward = self._read()
+        self._reads = 1
+
+    @property
+    def version(self) -> int:
+        """The reward's own number; of one that has none how many versions have been read."""
+        return int(getattr(self._reward, "version", self._reads))
 
     def refresh(self) -> bool:
         """Read the folder again if it is another one by now; whether it was. Errors: ConfigError if it is not there,
         and the loader's own."""
-        stamp = self._stamp_now()
-        if stamp == self._stamp:
+        if _stamp(self._place()) == self._stamp:
             return False
-        self._reward = self._load(self.folder)
-        self._stamp, self.version = stamp, self.version + 1
+        self._stamp, self._reward = self._read()
+        self._reads += 1
         return True
 
     def __call__(self, observations: Any, actions: Any, successors: Any) -> Any:
         """The rewards of the version that was read last."""
         return self._reward(observations, actions, successors)
 
-    def _stamp_now(self) -> str:
-        """Changes with every file's name, place on the disk, size and time."""
-        files = sorted(p for p in self.folder.glob("**/*") if p.is_file())
-        if not files:
+    def _read(self) -> tuple[str, RewardFunction]:
+        """One version and its stamp: a link is followed once, and what has changed under the reading is read again.
+        Errors: ConfigError for a folder that never stands still, and the loader's own."""
+        for _ in range(READS):
+            place = self._place()
+            before = _stamp(place)
+            try:
+                reward = self._load(place)
+            except (TropismError, OSError):
+                if self._place() == place and _stamp(place) == before:
+                    raise
+                continue  # it was taken away while it was read
+            if before and _stamp(place) == before:
+                return before, reward
+        raise ConfigError(
+            f"the reward in {self.folder} changed while it was read, {READS} times in a row",
+            "replace it by one rename, or move a link: do not write into the folder",
+        )
+
+    def _place(self) -> Path:
+        """The folder itself. Errors: ConfigError where there is none with a file in it."""
+        place = self.folder.resolve()
+        if not _stamp(place):
             raise ConfigError(f"there is no reward in {self.folder}", "give the folder of a fitted reward")
-        stats = [(p.relative_to(self.folder).as_posix(), p.stat()) for p in files]
-        return digest([[name, s.st_ino, s.st_size, s.st_mtime_ns] for name, s in stats])
+        return place
+
+
+def _stamp(folder: Path) -> str:
+    """Changes with every file's name, place on the disk, size and time; empty where there is none."""
+    try:
+        stats = [(p.relative_to(folder).as_posix(), p.stat()) for p in sorted(folder.rglob("*")) if p.is_file()]
+    except FileNotFoundError:
+        return ""  # taken away at this moment
+    return digest([[name, s.st_ino, s.st_size, s.st_mtime_ns] for name, s in stats]) if stats else ""
 
 
 class LearnedRewardWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -63,7 +94,8 @@ class LearnedRewardWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     ``reward`` takes observations ``[M, D]``, actions ``[M, A]`` (numbers of categories ``[M]``, from 0) and successors
     ``[M, D]``, float32, and gives ``[M]``; here M is 1. A ``LiveReward`` is looked at again at every reset, never
-    within an episode. ``info`` gets ``true_reward``, ``true_return`` (of the episode so far) and ``reward_version``.
+    within an episode. ``info`` gets ``true_reward``, ``true_return`` (of the episode so far) and ``reward_version``,
+    the reward's own ``version`` where it has one, else 1.
 
     The reward was learned on episodes of fixed length: pay it on such ones (``environments.fixed_horizon``).
     """
@@ -106,7 +138,7 @@ class LearnedRewardWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
                 "it must give one finite number per step",
             )
         self._seen, self._returned = successor, self._returned + float(true)
-        version = self.reward.version if isinstance(self.reward, LiveReward) else 1
+        version = int(getattr(self.reward, "version", 1))
         more = {"true_reward": float(true), "true_return": self._returned, "reward_version": version}
         return seen, float(paid[0]), terminated, truncated, info | more
 

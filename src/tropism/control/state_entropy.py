@@ -29,10 +29,11 @@ class StateEntropy:
         self._seen = np.zeros((0, numbers_size(observations, picture)), np.float32)
 
     def add(self, observations: Observations) -> None:
-        """Remember states ``[..., D]``: evenly thinned, the oldest leave."""
-        rows = observations.reshape(-1, observations.shape[-1])
-        thin = max(1, len(rows) // (MEMORY // 4))
-        self._seen = np.concatenate([self._seen, numbers(rows[::thin], self._picture)])[-MEMORY:]
+        """Remember states ``[T, N, D]`` of N environments: every n-th step of all of them, and the oldest leave."""
+        length, count, size = observations.shape
+        thin = max(1, length * count // (MEMORY // 4))
+        rows = observations[::thin].reshape(-1, size)
+        self._seen = np.concatenate([self._seen, numbers(rows, self._picture)])[-MEMORY:]
 
     def __call__(self, observations: Floats, actions: Floats, successors: Floats) -> Floats:
         """Rewards ``[M]``; 0 while nothing is remembered."""

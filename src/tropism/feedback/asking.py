@@ -6,8 +6,9 @@ Left out: a study's own asker, which writes to its log (``study/online.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tropism.errors import StoreError
 from tropism.feedback.records import Candidate, Judgement, Query, Task
@@ -65,6 +66,11 @@ class Asker(Desk, Protocol):
         that not everybody has passed over. Of programs, which answer or skip at once, none."""
         ...
 
+    def asked(self) -> Sequence[tuple[Query, Task]]:
+        """The questions of this round that are known to whoever will answer: more than their asker remembers, where it
+        was stopped after putting them. Of programs none: they are asked again, and say the same."""
+        ...
+
     def wait(self) -> None:
         """Come back when nothing asked here is open."""
         ...
@@ -72,6 +78,19 @@ class Asker(Desk, Protocol):
     def rest(self, news: Callable[[], bool]) -> None:
         """Called before a turn of work that is ahead of people: rest the longer, the longer there was no news, so that
         no night is worked through. Comes back at once when there is."""
+        ...
+
+    def publish(self, write: Callable[[Path], None]) -> None:
+        """There is a new version of what was learned: ``write`` writes it into an empty folder, for others to use while
+        the learning goes on. Not called where nobody could find it."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What the answers to come hang on, beside the questions; JSON values, for a checkpoint."""
+        ...
+
+    def restore(self, meta: Mapping[str, Any]) -> None:
+        """Be what ``state`` said."""
         ...
 
 
@@ -121,11 +140,26 @@ class MemoryAsker:
         """Nothing: all is answered or skipped."""
         return ()
 
+    def asked(self) -> Sequence[tuple[Query, Task]]:
+        """None that anybody has yet to answer."""
+        return ()
+
     def wait(self) -> None:
         """Everything is answered."""
 
     def rest(self, news: Callable[[], bool]) -> None:
         """Nobody is waited for."""
+
+    def publish(self, write: Callable[[Path], None]) -> None:
+        """Nobody could find it."""
+
+    def state(self) -> dict[str, Any]:
+        """What ratings and skips are measured against."""
+        return {"standard": None if self._standard is None else asdict(self._standard)}
+
+    def restore(self, meta: Mapping[str, Any]) -> None:
+        """See ``Asker``."""
+        self._standard = None if meta["standard"] is None else Standard(**meta["standard"])
 
     def judgements(self) -> list[Judgement]:
         """See ``Asker``."""

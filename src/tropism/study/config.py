@@ -63,7 +63,8 @@ class FeedbackSection(Section):
     """person: how many different people must answer each query."""
     enough: float = Field(default=1.0, gt=0, le=1)
     """person: the share of a round's queries after whose answers the loop goes on. The others stay open while the
-    policy trains, so that nobody runs out of questions; answers to them count from the next round on."""
+    policy trains, so that nobody runs out of questions; answers to them count from the next round on. Agents, which
+    train while people judge, are charged for their steps as far as this share of what is due is answered."""
     oracle: OracleSection = OracleSection()
     file: Path | None = None
     """import: judgements, in any format of `tropism data show` (a file or a folder). Without it the domain's data must

@@ -12,7 +12,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -27,6 +29,7 @@ from tropism.runtime.stage import StageRun
 from tropism.store import schema
 from tropism.store.artifacts import ArtifactStore
 from tropism.study.config import Config
+from tropism.study.live import FOLDER, publish
 from tropism.study.waiting import Quiet, wait_for_people
 
 POLL_S = 1.0
@@ -115,6 +118,14 @@ class StudyAsker:
             self._polled = events, now, frozenset(query.id for query in state.open)
         return self._polled[2]
 
+    def asked(self) -> list[tuple[Query, Task]]:
+        """See ``Asker``."""
+        if self.answers_at_once:
+            return []
+        queries = self._asked()
+        tasks = self.log.tasks(sorted({query.task_id for query in queries}))
+        return [(query, tasks[query.task_id]) for query in queries]
+
     def wait(self) -> None:
         """Wait, without burning CPU, until nothing that was asked in this round is open. Errors: InterruptedRun;
         DataError after ``feedback.wait_hours``."""
@@ -127,6 +138,18 @@ class StudyAsker:
         """See ``Asker``. Errors: DataError where nobody has answered anything for ``feedback.wait_hours``."""
         if not self.answers_at_once:
             self._quiet.rest(news, self._events, self.stop, self._settings.wait_hours)
+
+    def publish(self, write: Callable[[Path], None]) -> None:
+        """See ``Asker``: it is found in the study's ``live/reward``."""
+        publish(self.artifacts.root.parent / FOLDER, write)
+
+    def state(self) -> dict[str, Any]:
+        """What an oracle measures ratings and skips against: it was measured on questions that are not put again."""
+        return {"standard": None if self.standard is None else asdict(self.standard)}
+
+    def restore(self, meta: Mapping[str, Any]) -> None:
+        """See ``Asker``."""
+        self.standard = None if meta["standard"] is None else Standard(**meta["standard"])
 
     def judgements(self) -> list[Judgement]:
         """See ``Asker``; the log is read again only where it has grown."""
