@@ -135,16 +135,8 @@ def test_killed_and_gone_on_with(algorithm: str, tmp_path: Path) -> None:
     """SIGKILL behind a checkpoint, in the middle of episodes: the same bits as undisturbed."""
     where = {"ppo": ("CartPole-v1", 40_000), "sac": ("Pendulum-v1", 3000)}[algorithm]
     told = ["control", "train", "--env", where[0], "--algo", algorithm, "--steps", str(where[1])]
-    told += [
-        "--set",
-        "evaluation.clips=0",
-        "--set",
-        "agent.checkpoint_seconds=0.05",
-        "--set",
-        "sac.hidden=[16, 16]",
-        "--set",
-        "sac.batch_size=16",
-    ]
+    for setting in ("evaluation.clips=0", "agent.checkpoint_seconds=0.05", "sac.hidden=[16, 16]", "sac.batch_size=16"):
+        told += ["--set", setting]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for out in (whole, killed):
         command = [sys.executable, "-m", "tropism", *told, "--out", str(out)]
