@@ -61,7 +61,7 @@ class AgentSection(Section):
     algorithm: Literal["ppo", "a2c", "reinforce", "dqn", "sac"] = "ppo"
     """Its settings are in the section of its name."""
     steps: int = Field(default=200_000, ge=1)
-    """Environment steps of a round, those of asking included."""
+    """Environment steps of a round, those of asking included; where people teach those as far as they have answered."""
     start: Path | None = None
     """A policy's folder to start from (what ``tropism control train`` made); else a fresh one, or one cloned from
     demonstrations."""

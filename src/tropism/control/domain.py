@@ -251,7 +251,12 @@ class ControlDomain:
         with run.making("rollouts") as folder:
             rows = [{"step": s, "true_return": r, "length": n} for s, r, n in learner.episodes]
             (folder / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-        values: dict[str, Any] = {"steps": steps, "turns": learner.turns, "asked": len(learner.questions.queries)}
+        values: dict[str, Any] = {
+            "steps": steps,
+            "steps_not_charged": learner.waited,
+            "turns": learner.turns,
+            "asked": len(learner.questions.queries),
+        }
         values |= {"answered": learner.answered, "reward_version": reward.version, "form": reward.ensemble.form}
         values["assessment"] = self._assessment(learner)
         values["coverage"] = coverage(learner.visited, learner.questions.judged())

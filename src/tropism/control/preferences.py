@@ -267,9 +267,11 @@ class PreferenceLearner:
 
     def _check_answers(self) -> None:
         """Errors: DataError where there is nothing to fit on, and nothing more to come."""
-        asked, tally = self.questions.queries, self._tally()
+        asked = self.questions.queries
+        if self.reward is not None or not asked:
+            return
         train = [id_ for id_, split in asked.items() if split == "train"]
-        if self.reward is None and asked and not tally.counted.intersection(train):
+        if not self._tally().counted.intersection(train):
             raise DataError(
                 f"none of {len(train)} train questions was answered so that a reward could be fitted",
                 "check feedback.oracle: does it skip everything? Of people: see what they skip or cannot judge",
