@@ -125,6 +125,7 @@ def test_a_restored_study_goes_on_where_it_was(source: str, target: str, tmp_pat
         restore(tmp_path / "backup", tmp_path / "again", url)
         with Study.open(tmp_path / "again") as again:
             assert again.database.is_server == (target == "postgresql")
+            assert again.metrics.table("reward-1") == study.metrics.table("reward-1")
             before = {stage.name: stage.seconds for stage in again.status().stages}
             assert set(before) == {"base", "collect-1", "reward-1", "improve-1"}
             study.run()
@@ -321,6 +322,10 @@ def _cut_file(backup: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def _lose_file(backup: Path) -> None:
+    (backup / "study.db").unlink()
+
+
 def _newer(backup: Path) -> None:
     note = json.loads((backup / NOTE).read_text())
     (backup / NOTE).write_text(json.dumps(note | {"format": 99}))
@@ -332,6 +337,7 @@ HARMS = (
     (_change_vote, "was changed"),
     (_lose_votes, "events should be"),
     (_cut_file, "damaged"),
+    (_lose_file, "has no study.db"),
     (_newer, "format 99"),
 )
 
@@ -355,12 +361,14 @@ def test_the_damage_of_a_study_is_said_and_carried_over(tmp_path: Path, capsys: 
     lost = sorted((tmp_path / "s" / "artifacts").glob("??/*"))[0]
     shutil.rmtree(lost)
     _change_vote(tmp_path / "s")
+    (tmp_path / "s" / "metrics.db").write_bytes(b"no curves at all" * 1000)
     with pytest.raises(SystemExit) as end:
         main(["backup", str(tmp_path / "s"), str(tmp_path / "b")])
     assert end.value.code == 1
     said = capsys.readouterr()
     assert f"artifact {lost.name} is missing" in said.err
     assert "was changed" in said.err
+    assert "metrics.db was left out" in said.err
     with pytest.raises(SystemExit) as end:
         main(["restore", str(tmp_path / "b"), str(tmp_path / "again")])
     assert end.value.code in (0, None)

@@ -81,9 +81,8 @@ def back_up(folder: Path, target: Path) -> Backup:
             copy.close()
         _must_continue(target, earlier, found)
         kept, missing = _copy_artifacts(folder, None if earlier is None else target, partial, needed)
-        _copy_metrics(folder, partial)
+        problems = (*found.problems, *missing, *_copy_metrics(folder, partial))
         _copy_files(folder, partial)
-        problems = (*found.problems, *missing)
         made = Backup(
             FORMAT, __version__, time.time(), found.events, found.seals, found.head, tuple(kept), tuple(problems)
         )
@@ -107,7 +106,7 @@ def restore(source: Path, folder: Path, url: str | None = None) -> Backup:
         for name in note.artifacts:
             if stored.put(there.path(name)) != name:
                 raise StoreError(f"artifact {name} of {source} is damaged", "take another backup")
-        _copy_metrics(source, partial)
+        _copy_at_rest(source, partial, "metrics.db")
         _copy_files(source, partial)
         for name in ("artifacts", "scratch"):
             (partial / name).mkdir(exist_ok=True)
@@ -117,11 +116,11 @@ def restore(source: Path, folder: Path, url: str | None = None) -> Backup:
 
 
 def _restore_database(source: Path, partial: Path, note: Backup) -> None:
-    """The backup's study.db, which may lie where nobody can write, and the proof that it is whole."""
+    """The backup's study.db, and the proof that it is whole."""
+    _copy_at_rest(source, partial, "study.db")
     path = partial / "study.db"
-    for suffix in ("", "-wal"):  # a log is there where somebody has opened the backup as a study, and was killed
-        if (source / f"study.db{suffix}").exists():
-            shutil.copyfile(source / f"study.db{suffix}", f"{path}{suffix}")
+    if not path.exists():
+        raise StoreError(f"{source} has no study.db any more", "take another backup")
     database = Database.open(path)
     try:
         with database.read() as connection:
@@ -226,18 +225,27 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(path, place)
 
 
-def _copy_metrics(folder: Path, partial: Path) -> None:
-    """The curves, as of one moment. A damaged file is left behind: curves are a convenience, not a record."""
+def _copy_metrics(folder: Path, partial: Path) -> list[str]:
+    """The curves, as of one moment; what is wrong with them. A damaged file is left behind: nothing hangs on curves."""
     path = folder / "metrics.db"
     if not path.is_file():
-        return
+        return []
     with closing(sqlite3.connect(partial / path.name)) as target:
         try:
             with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source:
                 source.backup(target)
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
             target.close()
             (partial / path.name).unlink(missing_ok=True)
+            return [f"{path} was left out: {error}"]
+    return []
+
+
+def _copy_at_rest(source: Path, partial: Path, name: str) -> None:
+    """A backup's database. It may lie where nobody can write; its log is there if somebody has it open as a study."""
+    for suffix in ("", "-wal"):
+        if (source / f"{name}{suffix}").exists():
+            shutil.copyfile(source / f"{name}{suffix}", partial / f"{name}{suffix}")
 
 
 def _copy_files(folder: Path, partial: Path) -> None:
