@@ -269,6 +269,16 @@ def test_an_empty_queue_says_why(solo: Running) -> None:
     assert other.post("queue/claim", json={}).json()["empty"] == {"reason": "all_claimed", "open": 0, "claimed": 1}
 
 
+def test_what_was_put_aside_is_there_when_no_other_kind_is_left(solo: Running) -> None:
+    ask(solo.studio, "label", 1, k=1)
+    me = solo.nobody().enter()
+    (item,) = me.claim()
+    assert me.post(f"assignments/{item['assignment']}/release", json={}).status_code == 204
+    found = me.post("queue/claim", json={"kinds": ["comparison"]}).json()
+    assert (found["items"], found["empty"]["reason"]) == ([], "wrong_kind")
+    assert [each["assignment"] for each in me.claim()] == [item["assignment"]]
+
+
 def test_another_persons_assignment_is_not_there(solo: Running) -> None:
     ask(solo.studio, "comparison", 2)
     (item,) = solo.nobody().enter().claim()

@@ -96,7 +96,10 @@ class Claims:
             ordinal += 1
         if held:
             return held, None
-        elsewhere = kinds is not None and self._free(rows, teacher_id, None) is not None
+        # of other kinds: what the person has put aside, or what nobody is on
+        elsewhere = kinds is not None and (
+            bool(rows.all(_HELD, teacher_id)) or self._free(rows, teacher_id, None) is not None
+        )
         return [], queue_state.empty(rows, elsewhere)
 
     def query(self, rows: Rows, query_id: str) -> Query:

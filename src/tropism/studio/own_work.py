@@ -39,7 +39,7 @@ def own_work(connection: Connection, pseudonym: str) -> dict[str, Any]:
 def _kinds(connection: Connection) -> list[str]:
     state, queries = schema.query_state, schema.queries
     wanting = sa.select(queries.c.kind).join_from(state, queries, queries.c.id == state.c.query_id)
-    return sorted(connection.execute(wanting.where(state.c.taken < state.c.wanted).distinct()).scalars())
+    return sorted(connection.execute(wanting.where(state.c.votes < state.c.wanted).distinct()).scalars())
 
 
 def _agreement(connection: Connection, pseudonym: str) -> float | None:

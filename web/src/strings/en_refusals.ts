@@ -1,8 +1,6 @@
 // What the studio refuses, by its code. English is the studio's own language: its words stand as they are. Other
 // languages say the sentence themselves, with the studio's words behind where they tell more.
-import type { Said } from "../lib/types";
-
-const own = ({ what, fix }: Said): string => (fix === "" ? what : `${what} ${fix}`);
+import { own } from "./said";
 
 export const refusalsEn = {
   bad_value: own,

@@ -1,12 +1,7 @@
 // 工作台拒绝请求时的说明，按代码。括号里是工作台自己的原文，说明具体是哪个值。
-import type { Said } from "../lib/types";
-import type { refusalsEn } from "./en_refusals";
+import { value, words, zhRole, type Refusals } from "./said";
 
-const words = ({ what, fix }: Said): string => (fix === "" ? what : `${what}; ${fix}`);
-const value = (said: Said, name: string): string => String(said.values[name] ?? "");
-const ROLES: Record<string, string> = { viewer: "查看者", annotator: "标注员", reviewer: "审核员", lead: "负责人", engineer: "工程师", admin: "管理员" };
-
-export const refusalsZh: { readonly [Code in keyof typeof refusalsEn]: (said: Said) => string } = {
+export const refusalsZh: Refusals = {
   bad_value: (said) => `这个值不符合要求，请修改后重试（${words(said)}）。`,
   bad_request: (said) => `无法处理这个请求（${words(said)}）。`,
   not_signed_in: () => "需要登录才能继续。请先登录。",
@@ -15,7 +10,7 @@ export const refusalsZh: { readonly [Code in keyof typeof refusalsEn]: (said: Sa
   not_allowed: (said) =>
     said.values.role === undefined
       ? `你没有此操作的权限（${words(said)}）。`
-      : `此操作需要“${ROLES[value(said, "role")] ?? value(said, "role")}”或更高的角色。`,
+      : `此操作需要“${zhRole(value(said, "role"))}”或更高的角色。`,
   csrf: () => "页面已过期，请重新加载后重试。",
   blind: () => "你可能还要评判这道题，因此暂时不能查看。请先作答或跳过；可撤销期间也会继续隐藏。",
   origin: () => "请求来自其他网站的页面，已被拒绝。请使用工作台自己的页面。",
