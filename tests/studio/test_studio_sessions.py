@@ -1,108 +1,116 @@
-"""Getting in, staying in, and being put out: sessions, cookies, guessed passwords, roles that are given."""
+"""Who is remembered, and for how long: cookies in use are looked up again together, and what has ended ends."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-import httpx
 import pytest
-from studio_cases import PASSWORD, Caller, Running, make_study, running
+import sqlalchemy as sa
+from studio_cases import make_study, running
+
+from tropism.store import schema
+from tropism.store.database import Database
+from tropism.studio import accounts
+from tropism.studio.passwords import new_token, token_digest
+from tropism.studio.roles import Caller
+from tropism.studio.sessions import BEARER, REMEMBERED_S, Sessions
+from tropism.studio.settings import StudioSettings
+
+DAY_S = 86400.0
 
 
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(make_study(tmp_path_factory.mktemp("sessions") / "s")) as studio:
-        yield studio
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database.open(make_study(tmp_path / "s") / "study.db")
+    yield made
+    made.close()
 
 
-@pytest.fixture(scope="module")
-def people(here: Running) -> dict[str, Caller]:
-    return here.everybody()
+def signed_in(database: Database, sessions: Sessions, count: int) -> list[str]:
+    """The cookies of as many people."""
+    cookies = []
+    with database.write() as connection:
+        for number in range(count):
+            account = accounts.create_in(connection, f"Person {number}", "annotator", None)
+            cookies.append(sessions.open_in(connection, account).token)
+    return cookies
 
 
-def test_a_session_of_before_is_no_session_after_signing_in(here: Running) -> None:
-    name = here.account("annotator")
-    attacker, victim = here.nobody().sign_in(name), Caller(here.base)
-    known = dict(attacker.cookies)
-    victim.cookies.update(known)
-    victim.sign_in(name)
-    (new,) = {cookie.value for cookie in victim.cookies.jar} - set(known.values())
-    assert len(new) >= 43
-    assert attacker.get("me").status_code == 401  # the planted one has ended
+def test_cookies_in_use_are_looked_up_again_by_one_question(database: Database) -> None:
+    sessions = Sessions(database, DAY_S, DAY_S)
+    cookies = signed_in(database, sessions, 30)
+    found = [sessions.by_cookie(cookie) for cookie in cookies]
+    assert [caller.name for caller in found if caller is not None] == [f"Person {i}" for i in range(30)]
+    asked: list[str] = []
+    sa.event.listen(database.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    until = time.monotonic() + 2.5 * REMEMBERED_S
+    while time.monotonic() < until:  # nobody is forgotten who is used, and nobody had to ask
+        if sessions.renewal_due():
+            sessions.renew()
+        assert all(sessions.remembered(cookie) is not None for cookie in cookies)
+        time.sleep(0.02)
+    assert 3 <= sum("FROM sessions" in statement for statement in asked) <= 8
+    time.sleep(REMEMBERED_S / 2 + 0.01)
+    assert sessions.renewal_due()
+    sessions.renew()  # they were used since the last time
+    time.sleep(REMEMBERED_S / 2 + 0.01)
+    asked.clear()
+    sessions.renew()  # they were not
+    assert asked == []
+    time.sleep(REMEMBERED_S)
+    assert all(sessions.remembered(cookie) is None for cookie in cookies)
 
 
-def test_the_cookie_is_for_this_site_alone(here: Running) -> None:
-    answer = here.nobody().post("session", json={"name": here.account("annotator"), "password": PASSWORD})
-    cookie = answer.headers["set-cookie"].lower()
-    assert "httponly" in cookie
-    assert "samesite=strict" in cookie
-    assert "path=/" in cookie
-    assert "domain" not in cookie
-    secure = here.nobody().post(
-        "session", json={"name": here.account("annotator"), "password": PASSWORD},
-        headers={"X-Forwarded-Proto": "https"},
-    )  # fmt: skip
-    assert "secure" in secure.headers["set-cookie"].lower()
+def test_what_another_process_ends_is_forgotten_at_the_next_renewal(database: Database) -> None:
+    sessions = Sessions(database, DAY_S, DAY_S)
+    gone, kept = signed_in(database, sessions, 2)
+    for cookie in (gone, kept):
+        assert sessions.by_cookie(cookie) is not None
+    with database.write() as connection:
+        table = schema.sessions
+        connection.execute(sa.delete(table).where(table.c.token_hash == token_digest(gone)))
+    sessions.renew()
+    assert sessions.remembered(gone) is None
+    assert sessions.by_cookie(gone) is None
+    assert sessions.remembered(kept) is not None
+    with database.write() as connection:
+        connection.execute(sa.update(schema.accounts).values(status="disabled"))
+    sessions.renew()
+    assert sessions.remembered(kept) is None
 
 
-def test_guessing_passwords_takes_ever_longer(here: Running) -> None:
-    name = here.account("annotator", "guessed at")
-    stranger = here.nobody()
+class Overtaken(Sessions):
+    """Accounts change while sessions are being looked up."""
 
-    def guess(who: str, password: str) -> httpx.Response:
-        return stranger.post("session", json={"name": who, "password": password})
-
-    for who in ("nobody at all", name):
-        codes = [guess(who, f"wrong {i}").json()["error"]["code"] for i in range(7)]
-        assert codes == ["wrong_password"] * 5 + ["slow_down"] * 2, who
-    locked = guess(name.upper(), PASSWORD)  # the right one does not help, nor does writing the name otherwise
-    assert locked.status_code == 429
-    assert 1 <= int(locked.headers["retry-after"]) <= 2
-    time.sleep(2.1)
-    assert guess(name, PASSWORD).status_code == 200
-    assert guess(name, "wrong again").json()["error"]["code"] == "wrong_password"
+    def _look_up(self, tokens: Sequence[str]) -> dict[str, Caller]:
+        found = super()._look_up(tokens)
+        self.forget()
+        return found
 
 
-def test_many_guesses_at_once_are_no_way_round_the_wait(here: Running) -> None:
-    name = here.account("annotator", "stormed")
-    codes: list[str] = []
-
-    def guess(number: int) -> None:
-        answer = here.nobody().post("session", json={"name": name, "password": f"wrong {number}"})
-        codes.append(answer.json()["error"]["code"])
-
-    threads = [threading.Thread(target=guess, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert codes.count("wrong_password") == 5
-    assert codes.count("slow_down") == 11
+def test_what_was_read_before_a_change_is_not_remembered_after_it(database: Database) -> None:
+    sessions = Overtaken(database, DAY_S, DAY_S)
+    (cookie,) = signed_in(database, sessions, 1)
+    assert sessions.by_cookie(cookie) is not None
+    assert sessions.remembered(cookie) is None
+    plain = Sessions(database, DAY_S, DAY_S)
+    assert plain.by_cookie(cookie) is not None
+    sessions._known = plain._known
+    sessions.renew()
+    assert sessions.remembered(cookie) is None
 
 
-def test_whoever_is_disabled_is_out_at_once(here: Running, people: dict[str, Caller]) -> None:
-    gone = here.person("annotator", "leaves")
-    assert gone.get("me").status_code == 200
-    id_ = gone.get("session").json()["account"]["id"]
-    assert people["lead"].patch(f"lead/people/{id_}", json={"status": "disabled"}).status_code == 200
-    assert gone.get("me").status_code == 401
-    answer = here.nobody().post("session", json={"name": "leaves", "password": PASSWORD})
-    assert answer.json()["error"]["code"] == "wrong_password"
-
-
-def test_nobody_rises_above_those_who_lift_them(here: Running, people: dict[str, Caller]) -> None:
-    ids = {role: caller.get("session").json()["account"]["id"] for role, caller in people.items()}
-    lead = people["lead"]
-    for target, change in [
-        ("lead", {"role": "admin"}), ("annotator", {"role": "lead"}), ("annotator", {"role": "admin"}),
-        ("engineer", {"role": "viewer"}), ("admin", {"status": "disabled"}), ("lead", {"status": "disabled"}),
-    ]:  # fmt: skip
-        answer = lead.patch(f"lead/people/{ids[target]}", json=change)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "not_allowed"), (target, change)
-    assert lead.post("lead/invitations", json={"role": "lead"}).status_code == 403
-    admin = people["admin"]
-    assert admin.patch(f"lead/people/{ids['admin']}", json={"role": "viewer"}).status_code == 403  # one must stay
-    new = here.person("viewer", "rises").get("session").json()["account"]["id"]
-    assert lead.patch(f"lead/people/{new}", json={"role": "reviewer"}).json()["role"] == "reviewer"
+def test_a_cookie_is_never_taken_for_a_token_of_the_interface(tmp_path: Path) -> None:
+    with running(make_study(tmp_path / "s"), StudioSettings()) as here:
+        engineer = here.person("engineer")
+        token = engineer.post("tokens", json={"name": "n", "scope": "write"}).json()["token"]
+        bearer = here.nobody()
+        bearer.headers["Authorization"] = f"Bearer {token}"
+        assert bearer.get("me").status_code == 200
+        assert here.studio.sessions.remembered(BEARER + token) is not None
+        for cookie in (token, f"b{token}", f"bearer{token}", new_token()):
+            stranger = here.nobody()
+            stranger.headers["Cookie"] = f"{here.studio.cookie}={cookie}"
+            assert stranger.get("me").status_code == 401
