@@ -83,7 +83,7 @@ def test_what_was_learned_can_be_seen(trained: Path, tmp_path: Path, capsys: pyt
     assert result(trained)["clips"] == {"starts": 2, "why_none": ""}
     assert sorted(p.name for p in (trained / "clips").iterdir()) == ["policy-1.mp4", "policy-2.mp4"]
     status, out, _ = cli(capsys, *TRAIN, "--out", trained)
-    assert "2 in clips/" in out
+    assert f"2 in {trained / 'clips'}" in " ".join(out.split())
     told = ["control", "evaluate", trained, "--episodes", 3, "--video", tmp_path / "seen"]
     status, out, _ = cli(capsys, *told, "--clips", 1)
     assert status == 0
@@ -111,10 +111,28 @@ def short(tmp_path: Path, name: str, **settings: Any) -> Path:
     return tmp_path / name
 
 
-def test_clips_are_a_setting_and_what_cannot_be_drawn_is_told(tmp_path: Path) -> None:
+HIDDEN = """
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+class Hidden(CartPoleEnv):
+    def render(self):
+        raise OSError("no lamp")
+gymnasium.register("Hidden-v0", entry_point=Hidden, max_episode_steps=50)
+"""
+
+
+def test_clips_are_a_setting_and_what_cannot_be_drawn_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training is not lost where nothing can be drawn."""
+    (tmp_path / "hidden_environments.py").write_text(HIDDEN)
+    monkeypatch.syspath_prepend(tmp_path)
     none = short(tmp_path, "none", evaluation__clips=0)
     assert not (none / "clips").exists()
     assert result(none)["clips"] == {"starts": 0, "why_none": ""}
+    unseen = short(tmp_path, "unseen", environment__id="hidden_environments:Hidden-v0")
+    assert result(unseen)["true_return"]["value"] > 0
+    assert result(unseen)["clips"]["starts"] == 0
+    assert "no lamp" in result(unseen)["clips"]["why_none"]
+    assert list((unseen / "clips").glob("*")) == []
     with pytest.raises(ConfigError, match=r"evaluation\.tolerance"):
         short(tmp_path, "other", evaluation__tolerance=0.1)
 

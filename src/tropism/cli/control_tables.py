@@ -21,8 +21,10 @@ def print_training(values: Mapping[str, Any], out: Path) -> None:
         ("random actions", f"{values['random_return']:.4g}"),
         ("episode length", f"{values['length']:.4g} steps"),
     ]
-    if clips := values.get("clips"):  # a folder that an earlier version made has none
-        rows.append(("clips", f"none: {clips['why_none']}" if clips["why_none"] else f"{clips['starts']} in clips/"))
+    if why := values["clips"]["why_none"]:
+        rows.append(("clips", f"none: {why}"))
+    elif shown := values["clips"]["starts"]:
+        rows.append(("clips", f"{shown} in {out / 'clips'}"))
     finish(rows, out)
 
 
