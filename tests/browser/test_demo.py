@@ -30,7 +30,8 @@ def demo(folder: Path, log: Path, *settings: str) -> Iterator[tuple[subprocess.P
     command = [sys.executable, "-m", "tropism", "demo", "studio", str(folder), "--port", "0"]
     command += [word for setting in settings for word in ("--set", setting)]
     with log.open("wb") as said:
-        run = subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        alone = {"env": {**os.environ, "PYTHONUNBUFFERED": "1"}, "start_new_session": True}
+        run = subprocess.Popen(command, stdout=said, stderr=said, **alone)
     try:
         until = time.monotonic() + 120
         while (found := ADDRESS.search(log.read_text())) is None:
@@ -43,14 +44,28 @@ def demo(folder: Path, log: Path, *settings: str) -> Iterator[tuple[subprocess.P
         run.wait()
 
 
+def somebody_in(group: int) -> bool:
+    """Whether a process group has any process."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def stop(run: subprocess.Popen[bytes], log: Path) -> None:
-    """Ctrl-C ends it without a fuss."""
-    run.send_signal(signal.SIGINT)
+    """Ctrl-C in a terminal, which goes to every process there, ends all of them without a fuss."""
+    os.killpg(run.pid, signal.SIGINT)
     assert run.wait(timeout=30) == 0, log.read_text()
     said = log.read_text()
     assert said.rstrip().endswith("goes on")
     assert "Traceback" not in said
+    assert "Warning" not in said
     assert "error" not in said
+    until = time.monotonic() + 10  # whoever draws clips looks once a second whether the studio is there
+    while somebody_in(run.pid):
+        assert time.monotonic() < until, "a process of the demo is left"
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -82,7 +97,8 @@ def test_the_demo_of_the_studio(tmp_path: Path, chromium: Any) -> None:
             item = item_on(page)
             press(page, ["2"])
             wait_for_other(page, item)
-            page.wait_for_function(SENT)
+            while not page.evaluate(SENT):
+                page.wait_for_timeout(100)
             stop(run, log)
         with demo(folder, log) as (run, _):
             stop(run, log)

@@ -5,6 +5,7 @@ Left out: TLS and several server processes; a proxy does the one, and one proces
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import multiprocessing
@@ -91,7 +92,16 @@ def server(app: FastAPI) -> uvicorn.Server:
         h11_max_incomplete_event_size=64 << 10,
         lifespan="on",
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     return uvicorn.Server(config)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether to say it: not that requests were still open (a stream, a clip that was waited for) when the server was
+    told to stop, and were let go after ``GRACE_S``."""
+    kind = record.exc_info[0] if record.exc_info else None
+    let_go = kind is not None and issubclass(kind, asyncio.CancelledError)
+    return not let_go and "timeout graceful shutdown exceeded" not in str(record.msg)
 
 
 def refuse_open_door(studio: Studio) -> None:
