@@ -16,6 +16,7 @@ from studio_cases import Caller, Running, ask, events, make_study, running
 
 from tropism.client import webhook_is_genuine
 from tropism.store import schema
+from tropism.studio.assessor import Assessor
 from tropism.studio.settings import StudioSettings
 
 
@@ -269,3 +270,19 @@ def test_figures_for_prometheus(here: Running) -> None:
     assert 'tropism_queue{what="votes"} 1.0' in text
     assert "tropism_request_seconds_bucket" in text
     assert here.nobody().get(f"{here.base}/healthz").json() == {"ok": True}
+
+
+def test_a_report_that_cannot_be_made_says_why_and_is_tried_again_after_a_rest(tmp_path: Path) -> None:
+    assessor = Assessor(tmp_path / "nothing.db")
+    try:
+        assert assessor.newest(1) == (None, True)
+        until = time.monotonic() + 60
+        while assessor.newest(1)[1] and time.monotonic() < until:
+            time.sleep(0.1)
+        problem = assessor.problem()
+        assert problem is not None
+        assert "nothing.db does not exist" in problem["message"]
+        assert problem["fix"]
+        assert assessor.newest(2) == (None, False)  # not at once
+    finally:
+        assessor.close()
