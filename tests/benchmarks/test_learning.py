@@ -68,7 +68,7 @@ def learning_runs(bench: ModuleType, ours_cpu: float) -> dict[object, dict[str, 
             found[bench.Cell("trl", "bf16", weight, seed)] = {"curve": rows, "versions": {}}
         best = found[bench.Cell("trl", "bf16", 0.05, seed)]["curve"]
         ours = [p | {"cpu_s": ours_cpu * p["cpu_s"], "kl": 0.9 * p["kl"]} for p in best]
-        for side, weight in (("ours", bench.OURS_WEIGHT), ("ours", bench.OURS_WIDE_WEIGHT), ("grpo", 0.05)):
+        for side, weight in (*(("ours", w) for w in bench.OURS_WEIGHTS), ("grpo", 0.05)):
             found[bench.Cell(side, "bf16", weight, seed)] = {"curve": ours, "versions": {}}
     return found
 
@@ -81,11 +81,15 @@ def test_the_claim_compares_seconds_to_the_peers_reward(
     speed = bench.learning_speed
     given = argparse.Namespace(quick=False, all_seeds=speed.SEEDS, threads=1, size=speed.Work())
     monkeypatch.setattr(speed, "write_result", functools.partial(speed.write_result, folder=tmp_path))
-    speed.result(learning_runs(speed, share), given)
+    runs = learning_runs(speed, share)
+    fresh = {speed.Cell("ours", "bf16", 0.05, 3): runs[speed.Cell("ours", "bf16", 0.05, 0)]}
+    speed.result(runs, fresh, given)
     made = json.loads(capsys.readouterr().out.splitlines()[-1])
-    claim = made["claims"][1]
+    claim, again = made["claims"][1:3]
     assert claim["value"] == pytest.approx(share)
     assert claim["holds"] is holds
+    assert again["holds"]
+    assert again["value"] == pytest.approx(0.2 + 0.1 * 3 / 0.9)
     assert made["at_leash"]["trl_weight"] == 0.05
     assert made["at_leash"]["target_reward"] == pytest.approx(0.5)
     assert "0.1" not in made["at_leash"]["trl_rewards_at_leash"]
@@ -96,15 +100,26 @@ def test_ours_beyond_the_leash_is_not_a_win(bench: SimpleNamespace) -> None:
     """However fast: reward that was bought with more KL than the leash allows does not count."""
     speed = bench.learning_speed
     found = learning_runs(speed, 0.1)
-    ours = {s: found[speed.Cell("ours", "bf16", speed.OURS_WEIGHT, s)]["curve"] for s in speed.SEEDS}
+    ours = {s: found[speed.Cell("ours", "bf16", 0.05, s)]["curve"] for s in speed.SEEDS}
     far = {s: [p | {"kl": 1.3 * p["kl"]} for p in rows] for s, rows in ours.items()}
     trl = {
         w: {s: found[speed.Cell("trl", "bf16", w, s)]["curve"] for s in speed.SEEDS} for w in speed.TRL_WEIGHTS
     }  # fmt: skip
-    assert speed.compared(ours, trl)[0][0].holds
-    claims, why = speed.compared(far, trl)
+    assert speed.compared({0.05: ours}, trl)[0][0].holds
+    claims, why = speed.compared({0.05: far}, trl)
     assert not claims[0].holds
     assert [row["ours_reached"] for row in why["seeds"]] == [False] * 3
+    assert not speed.again(far, why["target_reward"]).holds
+
+
+def test_a_weight_under_which_a_seed_stays_within_the_leash_is_no_sides_best(bench: SimpleNamespace) -> None:
+    speed = bench.learning_speed
+    steep, flat = ({s: curve((0, 0.2, 0), (5, top, 50)) for s in speed.SEEDS} for top in (0.9, 0.5))
+    assert speed.best_weight({0.1: steep, 0.01: flat})[0] == 0.1
+    steep[1] = curve((0, 0.2, 0), (2.9, 0.9, 50))
+    assert speed.best_weight({0.1: steep, 0.01: flat})[0] == 0.01
+    with pytest.raises(ValueError, match="more rollouts"):
+        speed.best_weight({0.1: steep})
 
 
 def test_engines_are_compared_at_a_kl_that_all_have(bench: SimpleNamespace) -> None:
