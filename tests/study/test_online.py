@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from tropism.control.demonstrations import PythonExpert, demonstrate, save_demonstrations
 from tropism.control.policy import load_policy
@@ -24,9 +26,11 @@ from tropism.environments.stepping import replay
 from tropism.errors import ConfigError, DataError, TropismError
 from tropism.feedback.events import FeedbackLog
 from tropism.feedback.people import register_person
+from tropism.feedback.queue import Queue
 from tropism.feedback.records import Answer
 from tropism.jobs import control_train
 from tropism.jobs.config import resolve
+from tropism.store import schema
 from tropism.store.database import Database
 from tropism.store.lineage import live_artifacts, policies_shaped_by
 from tropism.study.study import Study
@@ -146,11 +150,8 @@ def test_a_study_may_start_from_a_trained_policy(tmp_path: Path) -> None:
         make(tmp_path / "t", agent__start=str(tmp_path / "nowhere")).run()
 
 
-def answer_all(
-    folder: Path, withheld: Mapping[int, float], stop: threading.Event, kept: list[tuple[float, float]]
-) -> None:
-    """A person who gives every open question its answer at once, but keeps the next one back for ``withheld[n]``
-    seconds when n are given: notes from when to when in ``kept``."""
+def answer_all(folder: Path, withhold: Mapping[int, Callable[[], None]], stop: threading.Event) -> None:
+    """A person who gives every open question its answer at once, but calls ``withhold[n]`` before the one after n."""
     said = set[str]()
     database = Database.open(folder / "study.db")
     log = FeedbackLog(database)
@@ -160,10 +161,8 @@ def answer_all(
         candidates = log.candidates()
         for query in log.queries().values():
             if query.id not in said:
-                if len(said) in withheld:
-                    began = time.monotonic()
-                    stop.wait(withheld[len(said)])
-                    kept.append((began, time.monotonic()))
+                if len(said) in withhold:
+                    withhold[len(said)]()
                 returns = [candidates[c].content["true_return"] for c in query.candidate_ids]
                 choice = "a" if returns[0] > returns[1] else "b"
                 log.append(query, ann, Answer({"kind": "comparison", "choice": choice, "strength": 0}))
@@ -181,37 +180,45 @@ class Steps:
         if "learn" in activity:
             self.seen.append((time.monotonic(), done))
 
-    def rose(self, began: float, ended: float) -> int:
-        """How often it rose between two moments; asserts that it never fell."""
-        between = [steps for at, steps in self.seen if began < at < ended]
-        assert between == sorted(between)
-        return len(set(between)) - 1
+    def rise(self, times: int, seconds: float) -> bool:
+        """Wait until the counter has risen some times more, but ``seconds`` at most. Whether it has."""
+        began, ends = len(self.seen), time.monotonic() + seconds
+        while time.monotonic() < ends and len({steps for _, steps in self.seen[began:]}) <= times:
+            time.sleep(0.05)
+        found = [steps for _, steps in self.seen[began:]]
+        assert found == sorted(found)
+        return len(set(found)) > times
 
 
-def with_a_person(study: Study, withheld: Mapping[int, float]) -> tuple[Steps, list[tuple[float, float]]]:
-    """Run a study beside a person who withholds answers. Returns the steps, and from when to when they did."""
-    stop, steps, kept = threading.Event(), Steps(), list[tuple[float, float]]()
-    person = threading.Thread(target=answer_all, args=(study.folder, withheld, stop, kept))
+def with_a_person(study: Study, steps: Steps, withhold: Mapping[int, Callable[[], None]]) -> dict[str, Any]:
+    """Run a study beside a person who withholds answers. Returns the values of the first round's training."""
+    stop = threading.Event()
+    person = threading.Thread(target=answer_all, args=(study.folder, withhold, stop))
     person.start()
     try:
         study.run(progress=steps)
     finally:
         stop.set()
         person.join()
-    return steps, kept
+    return next(s for s in study.status().stages if s.name == "improve-1").values
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_the_policy_does_not_wait_for_people(tmp_path: Path) -> None:
     """Put back (the loop stops when it has explored as long as it may train; the steps beyond are charged): the counter
     stands still, or the round is over after one answer. The long form is among the tests of durability."""
-    study = make(tmp_path / "s", study__rounds=1, feedback__teacher="person", agent__steps=6000)
-    steps, kept = with_a_person(study, {0: 5.0, 12: 5.0})
-    assert [steps.rose(began + 2.5, ended) > 0 for began, ended in kept] == [True, True]
-    values = next(s for s in study.status().stages if s.name == "improve-1").values
+    study = make(tmp_path / "s", study__rounds=1, feedback__teacher="person", agent__steps=9000)
+    steps, rose = Steps(), list[bool]()
+
+    def until_it_rises() -> None:
+        rose.append(steps.rise(times=6, seconds=100.0))
+
+    values = with_a_person(study, steps, {0: until_it_rises, 12: until_it_rises})
+    assert rose == [True, True]
     assert (values["answered"], values["asked"]) == (30, 30)
     assert max(versions(study)) == 30
-    assert values["steps"] > 6000
+    assert values["steps"] - values["steps_not_charged"] < 9000 + 2048
+    assert values["steps_not_charged"] > 9000
 
 
 @pytest.mark.durability
@@ -220,16 +227,58 @@ def test_the_policy_does_not_wait_a_minute_for_people(tmp_path: Path) -> None:
     """For a label that is withheld for 60 s, the first one and a later one, the step counter keeps rising, and what
     comes is in the next fit."""
     study = make(tmp_path / "s", study__rounds=1, feedback__teacher="person", agent__steps=6000)
-    steps, kept = with_a_person(study, {0: 60.0, 12: 60.0})
-    assert len(kept) == 2
-    for began, _ in kept:
-        assert all(steps.rose(began + 20.0 * third, began + 20.0 * (third + 1)) > 0 for third in range(3))
-    values = next(s for s in study.status().stages if s.name == "improve-1").values
+    steps, rose = Steps(), list[bool]()
+
+    def for_a_minute() -> None:
+        for _ in range(3):
+            began = time.monotonic()
+            rose.append(steps.rise(times=1, seconds=20.0))
+            time.sleep(max(0.0, began + 20.0 - time.monotonic()))
+
+    values = with_a_person(study, steps, {0: for_a_minute, 12: for_a_minute})
+    assert rose == [True] * 6
     assert (values["answered"], values["asked"]) == (30, 30)
     labels = versions(study)
     assert labels == sorted(labels)
     assert 12 in labels
     assert labels[-1] == 30
+
+
+def judge_all_but_one(folder: Path, stop: threading.Event) -> None:
+    """The only person with an account passes over the first question that they get, and answers every other one."""
+    database = Database.open(folder / "study.db")
+    queue, ann = Queue(database), register_person(database, "Ann")
+    row = {"id": "ann", "name": "ann", "role": "admin", "pseudonym": ann, "settings": {}, "status": "active"}
+    with database.write() as connection:
+        connection.execute(sa.insert(schema.accounts).values(**row, created_at=0.0))
+    given = 0
+    while not stop.is_set():
+        for one in queue.claim(ann)[0]:
+            if given:
+                queue.submit(one.assignment_id, ann, uuid.uuid4().hex, [Answer({"choice": "a"})])
+            else:
+                queue.skip(one.assignment_id, ann, "passed over")
+            given += 1
+        stop.wait(0.05)
+    database.close()
+
+
+@pytest.mark.parametrize("wait", [False, True], ids=["goes on", "waits"])
+@pytest.mark.timeout(200)
+def test_a_skip_by_the_only_person_is_neither_waited_for_nor_charged(wait: bool, tmp_path: Path) -> None:
+    """Put back (a skipped question is open): it is waited for until ``feedback.wait_hours`` have passed."""
+    hours, asked = 1 / 60, {"feedback.queries_per_round": 12, "preferences.sessions": 1, "preferences.wait": wait}
+    people = {"feedback.teacher": "person", "feedback.wait_hours": hours, "study.rounds": 1, "agent.steps": 4000}
+    study, stop = Study.create(tmp_path / "s", overrides={**SMALL, **asked, **people}), threading.Event()
+    person = threading.Thread(target=judge_all_but_one, args=(study.folder, stop))
+    person.start()
+    try:
+        study.run(until="improve-1")
+    finally:
+        stop.set()
+        person.join()
+    values = next(s for s in study.status().stages if s.name == "improve-1").values
+    assert (values["asked"], values["answered"]) == (13, 12)
 
 
 def versions(study: Study) -> list[int]:

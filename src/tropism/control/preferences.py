@@ -160,7 +160,7 @@ class PreferenceLearner:
                 self.asker.rest(lambda: self._fits() or not self.ahead)
             if self._fits():
                 metrics |= self._fit()
-        ahead = self.ahead
+        ahead = self.ahead or (not self.asker.answers_at_once and self._fits())  # more came while it was fitted
         paying: RewardFunction = self.reward or self.entropy
         before = self.agent.environments.place()
         steps, learned = self.agent.advance(paying, self.done)
@@ -184,9 +184,10 @@ class PreferenceLearner:
         if self.asker.answers_at_once or not self.questions.queries:
             return False
         tally = self._tally()
-        behind = self.schedule.behind(self.done, self.asking.enough)
-        # where nothing is left that could replace what they passed over, what there is must do
-        return self.reward is None or len(tally.settled) < min(behind, len(tally.counted))
+        # where nothing more can replace what they passed over, what there is must do
+        lost = sum(missing for split, missing in self._missing(tally).items() if self._given_up(split))
+        behind = self.schedule.behind(self.done, self.asking.enough) - lost
+        return self.reward is None or len(tally.settled) < behind
 
     @property
     def recent_return(self) -> float:
@@ -235,27 +236,35 @@ class PreferenceLearner:
         if not self._adopted:
             self._adopted = True
             self.questions.adopt(self.asker.asked())
-        due = self.schedule.by_split(self.schedule.due(self.schedule.passed(self.done)))
-        tally, splits, asked = self._tally(), self.questions.queries, len(self.questions.queries)
-        count = self.agent.environments.count
+        asked, count = len(self.questions.queries), self.agent.environments.count
         parts: dict[Split, range] = {
             "train": range(count - self.held_out),
             "validation": range(count - self.held_out, count),
         }
-        for split, environments in parts.items():
-            missing = due[split] - sum(splits[id_] == split for id_ in tally.counted)
-            waves = MOST_WAVES
-            if not self.asker.answers_at_once:
-                waves = int(sum(put == split for put in splits.values()) < MOST_WAVES * due[split])
-            for wave in range(waves):
+        for split, missing in self._missing(self._tally()).items():
+            waves = MOST_WAVES if self.asker.answers_at_once else 1
+            for wave in range(waves if not self._given_up(split) else 0):
                 if missing <= 0:
                     break
-                missing -= self._put(split, environments, missing, wave)
-        put = len(splits) > asked
+                missing -= self._put(split, parts[split], missing, wave)
+        put = len(self.questions.queries) > asked
         self.sessions += put
         if not put or self.asker.answers_at_once:
             self._check_answers()
         return put
+
+    def _due(self) -> dict[Split, int]:
+        return self.schedule.by_split(self.schedule.due(self.schedule.passed(self.done)))
+
+    def _missing(self, tally: Tally) -> dict[Split, int]:
+        """How many questions are due that were not put yet, or are to be put elsewhere."""
+        splits, due = self.questions.queries, self._due()
+        return {s: max(0, n - sum(splits[id_] == s for id_ in tally.counted)) for s, n in due.items()}
+
+    def _given_up(self, split: Split) -> bool:
+        """Whether people have passed over so many questions that no others are put in their place."""
+        asked = sum(put == split for put in self.questions.queries.values())
+        return not self.asker.answers_at_once and asked >= MOST_WAVES * self._due()[split]
 
     def _put(self, split: Split, environments: range, budget: int, wave: int) -> int:
         """Ask ``budget`` questions about segments of ``environments``. Returns how many were answered at once."""

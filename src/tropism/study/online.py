@@ -142,6 +142,7 @@ class StudyAsker:
     def publish(self, write: Callable[[Path], None]) -> None:
         """See ``Asker``: it is found in the study's ``live/reward``."""
         publish(self.artifacts.root.parent / FOLDER, write)
+        self._quiet.end()
 
     def state(self) -> dict[str, Any]:
         """What an oracle measures ratings and skips against: it was measured on questions that are not put again."""

@@ -61,6 +61,10 @@ class Quiet:
         self._news_at = self._event_at = time.monotonic()
         self._events = -1
 
+    def end(self) -> None:
+        """There was news, whoever noticed it."""
+        self._news_at = time.monotonic()
+
     def rest(self, news: Callable[[], bool], events: Callable[[], int], stop: StopRequest, hours: float) -> None:
         """Rest for ``REST`` of the time since there was news, or until there is, or a stop is requested: whoever works
         goes on to their durable point then. ``events()`` counts all that was ever answered.
@@ -73,7 +77,7 @@ class Quiet:
             if found != self._events:
                 self._events, self._event_at = found, now
             if news():
-                self._news_at = now
+                self.end()
                 return
             if now - self._event_at > hours * 3600:
                 raise DataError(
