@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import threading
@@ -25,6 +26,7 @@ from judging_cases import (
 )
 
 from tropism.store import schema
+from tropism.store.lease import TrainerLease
 
 Visit = Callable[..., Any]
 PAIRS = 20
@@ -316,3 +318,17 @@ def test_clips_that_are_being_drawn_hold_up_no_answer(
     finally:
         drawn.set()
     page.wait_for_selector(".player button:first-child:not([disabled])", timeout=60_000)
+
+
+def test_an_empty_queue_says_what_the_study_is_doing(studio: Opened, visit: Visit) -> None:
+    studio.account("annotator", "mia")
+    place = studio.studio.facts.folder / "scratch" / "status.json"
+    at_work = {"stage": "improve-1", "activity": "PPO", "done": 12, "total": 30}
+    place.write_text(json.dumps(at_work))
+    with TrainerLease(studio.studio.database).acquire():
+        page = visit("mia", "judge")
+        page.wait_for_selector("[data-empty=nothing_asked]")
+        page.wait_for_selector("[data-working] >> text=PPO 12/30")
+    page.click("text=Look again")  # nobody runs it any more, whatever was written down last
+    page.wait_for_selector("[data-working]", state="detached")
+    assert page.watch.problems == []

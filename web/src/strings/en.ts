@@ -221,6 +221,7 @@ export const en = {
     },
     empty_title: "No items now",
     look_again: "Look again",
+    working: (what: string) => `The study is at work: ${what}.`,
     looking: "This page looks again every ten seconds.",
     again_soon: "The study goes on as answers arrive.",
   },

@@ -203,6 +203,7 @@ export const zh: Strings = {
     },
     empty_title: "现在没有题目",
     look_again: "再看一次",
+    working: (what) => `研究正在进行：${what}。`,
     looking: "此页面每十秒自动查看一次。",
     again_soon: "有了回答，研究就会继续。",
   },
