@@ -78,8 +78,9 @@ def answer_on_and_on(folder: Path, stop: threading.Event, acknowledged: list[str
         database = Database.open(folder / "study.db")
         try:
             log, ann = FeedbackLog(database), register_person(database, "Ann")
+            queries = log.queries()  # before the candidates, which are there when their queries are
             candidates = log.candidates()
-            for query in [q for q in log.queries().values() if q.id not in said][:1]:
+            for query in [q for q in queries.values() if q.id not in said][:1]:
                 better = max(query.candidate_ids, key=lambda c: candidates[c].content["true_return"])
                 choice = "ab"[query.candidate_ids.index(better)]
                 acknowledged.append(log.append(query, ann, Answer({"choice": choice, "kind": "comparison"})))

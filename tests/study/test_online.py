@@ -158,8 +158,9 @@ def answer_all(folder: Path, withhold: Mapping[int, Callable[[], None]], stop: t
     ann = register_person(database, "Ann")
     while not stop.is_set():
         time.sleep(0.05)
+        queries = log.queries()  # before the candidates, which are there when their queries are
         candidates = log.candidates()
-        for query in log.queries().values():
+        for query in queries.values():
             if query.id not in said:
                 if len(said) in withhold:
                     withhold[len(said)]()
