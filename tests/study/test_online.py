@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import uuid
@@ -223,6 +224,7 @@ def test_the_policy_does_not_wait_for_people(tmp_path: Path) -> None:
 
 
 @pytest.mark.durability
+@pytest.mark.skipif("TROPISM_KILLS" not in os.environ, reason="takes two minutes: make durability")
 @pytest.mark.timeout(900)
 def test_the_policy_does_not_wait_a_minute_for_people(tmp_path: Path) -> None:
     """For a label that is withheld for 60 s, the first one and a later one, the step counter keeps rising, and what
