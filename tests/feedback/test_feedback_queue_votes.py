@@ -155,11 +155,35 @@ def test_an_adjudicator_may_have_voted_before(database: Database) -> None:
     settled = case.queue.adjudicate(asked, lead, "s1", [Answer({"choice": "b"}, "b answers the question")])
     assert case.queue.adjudicate(asked, lead, "s1", [Answer({"choice": "b"})]).event_ids == settled.event_ids
     case.queue.adjudicate(asked, outsider, "s2", [Answer({"choice": "b"})])
-    assert {j.teacher_id: j.value["choice"] for j in case.log.judgements()} == dict.fromkeys(case.people, "b")
+    said = case.log.judgements(overruled=True)
+    assert {j.teacher_id: j.value["choice"] for j in said} == dict.fromkeys(case.people, "b")
     (state,) = case.states().values()
     assert (state.votes, state.late) == (2, 0)
     assert verify(database).ok
     assert violations(database) == []
+
+
+def test_who_settles_a_disagreement_is_heard_instead_of_the_others(database: Database) -> None:
+    case = Case(database, n=2, people=3, votes_per_query=2)
+    asked = case.queries[0].id
+    for person, choice in ((0, "a"), (1, "b")):
+        for claimed in case.claim(person, 2):
+            remark = [Answer({"slot": "a", "kind": "critique"}, "too long")] if person == 0 else []
+            case.queue.submit(claimed.assignment_id, case.people[person], f"s{person}{claimed.assignment_id}",
+                              [Answer({"choice": choice}), *remark])  # fmt: skip
+    lead = case.people[2]
+    case.queue.adjudicate(asked, lead, "settled", [Answer({"choice": "b"})])
+
+    def heard(overruled: bool = False) -> Counter[tuple[str, str]]:
+        found = [j for j in case.log.judgements(overruled=overruled) if j.query.id == asked]
+        return Counter((j.teacher_id, j.value.get("choice", "remark")) for j in found)
+
+    ann, bob = case.people[:2]
+    assert heard() == {(lead, "b"): 1, (ann, "remark"): 1}
+    assert heard(overruled=True) == {(lead, "b"): 1, (ann, "a"): 1, (ann, "remark"): 1, (bob, "b"): 1}
+    assert sum(j.query.id != asked for j in case.log.judgements()) == 3  # others are as they were
+    erase_person(database, lead)  # and with who settled it goes what they said
+    assert heard() == {(ann, "a"): 1, (ann, "remark"): 1, (bob, "b"): 1}
 
 
 def test_who_leaves_leaves_room_for_others(database: Database) -> None:

@@ -207,11 +207,18 @@ class FeedbackLog:
     # ---- reading ----
 
     def judgements(
-        self, splits: Sequence[Split] = ("train", "validation"), kinds: Sequence[str] | None = None
+        self,
+        splits: Sequence[Split] = ("train", "validation"),
+        kinds: Sequence[str] | None = None,
+        *,
+        overruled: bool = False,
     ) -> list[Judgement]:
-        """The current view, by query round, query, teacher and event digest. ``kinds`` are the values' kinds."""
+        """The current view, by query round, query, teacher and event digest. ``kinds`` are the values' kinds.
+
+        Where somebody has settled a disagreement, theirs is the answer; ``overruled`` votes are there if asked for.
+        """
         with self.database.read() as connection:
-            return load_judgements(connection, splits, kinds)
+            return load_judgements(connection, splits, kinds, overruled)
 
     def freeze(self, event_ids: Iterable[str]) -> str:
         """Freeze a set of events to fit a reward model on; returns its id, the digest of the sorted event ids.

@@ -15,6 +15,7 @@ from tropism.errors import DataError
 from tropism.feedback.records import Candidate, Judgement, Provenance, Query, Split, Task
 from tropism.feedback.values import ASIDE
 from tropism.store.schema import candidates, event_texts, events, queries, query_slots, tasks, teachers
+from tropism.store.studio_schema import assignments
 
 CHUNK = 500
 """Ids looked up at once: well below SQLite's limit on bound values."""
@@ -43,9 +44,34 @@ def current_view() -> list[sa.ColumnElement[bool]]:
     ]
 
 
-def load_judgements(connection: Connection, splits: Sequence[Split], kinds: Sequence[str] | None) -> list[Judgement]:
-    """Current judgements on tasks of ``splits``, by query round, query, teacher and event digest."""
+def settled_view() -> sa.ColumnElement[bool]:
+    """Condition on ``events`` joined with ``queries``: where a disagreement was settled, only who settled it counts.
+
+    It is about answers of the kind that was asked for; remarks beside them stay. The votes that are overruled are
+    still in the log, and still count where it is asked how far people agree.
+    """
+    gone = events.alias("settled_and_gone")
+    settled = [
+        assignments.c.purpose == "adjudication",
+        assignments.c.status == "submitted",
+        assignments.c.teacher_id.not_in(sa.select(gone.c.teacher_id).where(gone.c.kind == "erasure")),
+    ]
+    who = sa.tuple_(events.c.query_id, events.c.teacher_id)
+    return sa.or_(
+        events.c.kind != queries.c.kind,
+        events.c.query_id.not_in(sa.select(assignments.c.query_id).where(*settled)),
+        who.in_(sa.select(assignments.c.query_id, assignments.c.teacher_id).where(*settled)),
+    )
+
+
+def load_judgements(
+    connection: Connection, splits: Sequence[Split], kinds: Sequence[str] | None, overruled: bool = False
+) -> list[Judgement]:
+    """Current judgements on tasks of ``splits``, by query round, query, teacher and event digest; with the votes that
+    an adjudication has ``overruled`` if those are asked for."""
     where = [*current_view(), tasks.c.split.in_(splits)]
+    if not overruled:
+        where.append(settled_view())
     if kinds is not None:
         where.append(events.c.kind.in_(kinds))
     about = events.join(queries, queries.c.id == events.c.query_id).join(tasks, tasks.c.id == queries.c.task_id)

@@ -188,8 +188,9 @@ class Queue:
         return self._write(job)
 
     def adjudicate(self, query_id: str, teacher_id: str, submission_id: str, answers: Sequence[Answer]) -> Submitted:
-        """Settle a disagreement: one more vote, beyond those wanted; whoever gives it may have voted before, and that
-        vote is superseded then. Idempotent like ``submit``. Errors: DataError if a value is unusable."""
+        """Settle a disagreement: a vote beyond those wanted, which counts instead of the others'; whoever gives it may
+        have voted before, and that vote is superseded then. Idempotent like ``submit``. Errors: DataError if a value is
+        unusable."""
 
         def job(rows: Rows) -> Submitted:
             before = rows.one(_BY_SUBMISSION, submission_id, teacher_id)

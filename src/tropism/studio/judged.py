@@ -47,7 +47,8 @@ def report(place: Path | str, most_votes: int = 0) -> dict[str, Any]:
     """
     database = Database.open(place)
     try:
-        judgements = [each for each in FeedbackLog(database).judgements() if each.teacher_kind in PEOPLE]
+        said = FeedbackLog(database).judgements(overruled=True)  # how far people agree, before somebody settled it
+        judgements = [each for each in said if each.teacher_kind in PEOPLE]
         with database.read() as connection:
             rows = connection.execute(sa.select(_given).where(_given.c.status == "submitted")).all()
             values = _values(connection, [id_ for row in rows for id_ in row.event_ids])
