@@ -44,7 +44,8 @@ class Pushed:
 
 @dataclass(frozen=True)
 class Event:
-    """One feedback event. ``seq`` is where to go on reading; ``value`` is in canonical slots."""
+    """One feedback event. ``seq`` is where to go on reading; ``value`` is in canonical slots; ``guideline`` is the
+    version that was in force."""
 
     seq: int
     id: str
@@ -56,6 +57,7 @@ class Event:
     supersedes: str | None
     origin: str
     duration_ms: int | None
+    guideline: int | None
     at: float
 
 

@@ -79,6 +79,19 @@ def test_guidelines_have_versions(here: Running) -> None:
     assert judge.claim()[0]["guideline_version"] == 2
 
 
+def test_an_answer_names_the_guideline_that_was_in_force(here: Running) -> None:
+    ask(here.studio, "comparison", 3)
+    lead, engineer = here.person("lead"), here.person("engineer")
+    judges = [here.person("annotator", name) for name in ("one", "two")]
+    for text in ("", "look", "look closer"):
+        if text:
+            lead.post("lead/guidelines", json={"text": text})
+        for judge in judges:
+            vote(judge, "answer 0")
+    said = engineer.get("feedback").json()["items"]
+    assert [item["guideline"] for item in said] == [None, None, 1, 1, 2, 2]
+
+
 def test_a_disagreement_is_shown_and_settled(here: Running) -> None:
     ask(here.studio, "comparison", 2)
     first, second = here.person("annotator", "one"), here.person("annotator", "two")

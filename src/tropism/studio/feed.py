@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from tropism.feedback.values import ASIDE
 from tropism.store import schema
 from tropism.store.horizon import settled_to
+from tropism.studio.guidelines import in_force
 from tropism.studio.roles import Caller
 from tropism.studio.state import Studio
 
@@ -30,14 +31,15 @@ def feed(studio: Studio, caller: Caller, after: int, limit: int) -> dict[str, An
     )
     with studio.database.read() as connection:
         rows = connection.execute(statement).all()
+        guidelines = in_force(connection, [row.created_at for row in rows])
     blind = studio.reveal(caller, {row.query_id for row in rows}) if rows else None
     items = [
         {
             "seq": row.seq, "id": row.id, "kind": row.kind, "query": row.query_id, "teacher": row.teacher_id,
             "value": row.value, "text": row.text, "supersedes": row.supersedes, "origin": row.origin,
-            "duration_ms": row.duration_ms, "at": row.created_at,
+            "duration_ms": row.duration_ms, "guideline": guideline, "at": row.created_at,
         }
-        for row in rows
+        for row, guideline in zip(rows, guidelines, strict=True)
         if blind is not None and row.query_id not in blind.queries and not row.target.startswith(ASIDE)
     ]  # fmt: skip
     hidden = sum(blind is not None and row.query_id in blind.queries for row in rows)

@@ -5,7 +5,9 @@ Left out: guidelines by kind of question; one text can have headings.
 
 from __future__ import annotations
 
+import bisect
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +25,12 @@ def newest(connection: Connection) -> tuple[int, str] | None:
     """(version, text) of the guideline of now, or None."""
     row = connection.execute(sa.select(_table).order_by(_table.c.version.desc()).limit(1)).first()
     return None if row is None else (row.version, row.text)
+
+
+def in_force(connection: Connection, times: Sequence[float]) -> list[int | None]:
+    """The version that was the newest at each of ``times`` (UTC seconds); None before the first."""
+    published = connection.execute(sa.select(_table.c.created_at).order_by(_table.c.version)).scalars().all()
+    return [bisect.bisect_right(published, at) or None for at in times]
 
 
 def publish(connection: Connection, caller: Caller, text: str) -> int:

@@ -45,7 +45,7 @@ export const leadEn = {
     version: (n: number) => `Version ${n}`,
     load: (n: number) => `Edit from version ${n}`,
     none: "No version yet.",
-    hint: "Annotators are told when it changes; each answer records the version it was given under.",
+    hint: "Annotators are told when it changes; each answer in the feed names the version it was given under.",
   },
   quality: {
     computing: "Being computed…",

@@ -39,7 +39,7 @@ export const leadZh: Strings["lead"] = {
     version: (n) => `第 ${n} 版`,
     load: (n) => `从第 ${n} 版开始编辑`,
     none: "还没有版本。",
-    hint: "更新时标注员会收到提示；每个回答都记录作答时的指南版本。",
+    hint: "更新时标注员会收到提示；反馈流中的每个回答都注明作答时的指南版本。",
   },
   quality: {
     computing: "正在计算…",

@@ -201,6 +201,7 @@ class FeedbackEvent(Answer):
     supersedes: str | None
     origin: str
     duration_ms: int | None
+    guideline: int | None
     at: float
 
 
