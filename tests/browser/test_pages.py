@@ -135,16 +135,19 @@ def test_from_a_vote_to_the_policy_and_back(studio: Opened, visit: Visit) -> Non
     frozen = studio.studio.log.freeze([event.id])
     with studio.studio.database.write() as connection:
         lineage.record_policy(connection, "p0", "0" * 64, 0, None, None, None, "reference", {})
-        lineage.record_reward_model(connection, "rm1", "1" * 64, 1, frozen, {}, base_policy_id="p0")
-        lineage.record_policy(connection, "p1", "2" * 64, 1, "p0", "p0", "rm1", "promoted", {})
+        lineage.record_reward_model(connection, "8c3eb65a", "1" * 64, 1, frozen, {}, base_policy_id="p0")
+        lineage.record_policy(connection, "p1", "2" * 64, 1, "p0", "p0", "8c3eb65a", "promoted", {})
     page = visit("egon", "runs/lineage")
     page.click("a[aria-label^='policy p1']")
     page.wait_for_selector("h3:has-text('1 vote')")
-    assert "reward model rm1" in page.inner_text("main")
+    assert "reward model 8c3eb65a" in page.inner_text("main")
+    over = "[...document.querySelectorAll('svg .head')].map(x => x.getBBox().x + x.getBBox().width - "
+    over += "x.parentNode.querySelector('rect').getBBox().x - x.parentNode.querySelector('rect').getBBox().width)"
+    assert max(page.evaluate(over)) < 0  # every name within its box
     page.fill("label:has-text('Trace') input", event.id)
     page.click("button:has-text('Trace')")
     page.wait_for_selector("h2:has-text('vote')")
-    assert page.locator("main li a").all_inner_texts() == ["reward model rm1", "policy p1"]
+    assert page.locator("main li a").all_inner_texts() == ["reward model 8c3eb65a", "policy p1"]
 
 
 def evaluated(studio: Opened, folder: Path, tasks: int) -> None:

@@ -17,9 +17,9 @@ export interface Placed extends Node {
 }
 
 const LANES: Record<Node["kind"], number> = { event_set: 0, reward_model: 1, policy: 2, evaluation: 3 };
-const WIDE = 200;
+const WIDE = 232;
 const HIGH = 88;
-export const NODE = { width: 160, height: 48 };
+export const NODE = { width: 192, height: 48 };
 
 /** Place nodes: rounds from left to right, a lane for each kind; what shares a place goes below. An event set stands in
  * the round of the reward model that was fitted on it. */
