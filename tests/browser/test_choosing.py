@@ -85,6 +85,7 @@ def test_a_refusal_is_told_in_chinese(studio: Opened, visit: Visit) -> None:
     page.wait_for_selector("[role=alert]")
     assert page.inner_text("[role=alert]").strip() == "名称或密码不正确。"
     for _ in range(5):
+        page.wait_for_selector("button[type=submit]:enabled")  # until then Enter submits nothing
         with page.expect_response("**/api/v1/session"):
             page.fill("input[type=password]", "not her password")
             page.keyboard.press("Enter")
