@@ -101,6 +101,14 @@ def test_newcomer(readme: str) -> None:
     assert found["holds"]
 
 
+@pytest.mark.parametrize("readme", READMES)
+def test_studio(readme: str) -> None:
+    text = (ROOT / readme).read_text("utf-8")
+    claims = {c["name"]: c for c in result("studio_http")["claims"]}
+    for database in ("sqlite", "postgresql"):
+        assert f"{claims[f'http/{database}/pairs_per_s']['value']:.0f} " in text
+
+
 def test_performance_page() -> None:
     """Its tables are those of the committed results."""
     import sys
