@@ -19,7 +19,7 @@ from tropism.control.evaluate import evaluate, random_returns
 from tropism.control.fit_reward import RewardSection
 from tropism.control.policy import save_policy
 from tropism.control.preferences import Asking, PreferenceLearner
-from tropism.control.queries import choose_singles
+from tropism.control.queries import choose
 from tropism.control.reward_network import load_reward
 from tropism.control.schedule import LabelSchedule
 from tropism.control.state_entropy import StateEntropy
@@ -161,15 +161,15 @@ def test_ratings_are_asked_of_single_segments_that_members_disagree_on() -> None
     choices: dict[str, Any] = {}
     for how in ("random", "disagreement", "k_centre"):
         stream = np.random.default_rng(0)
-        chosen = choose_singles(made.pool, range(7), 12, how, 10, made.reward, made.shape, stream)  # type: ignore[arg-type]
+        chosen = choose(made.pool, range(7), 12, 1, how, 10, made.reward, made.shape, stream)  # type: ignore[arg-type]
         assert (len(chosen), len(chosen.sides)) == (12, 1)
-        members = made.reward.segment_members(made.pool.rows(chosen.first).features(made.shape))
+        members = made.reward.segment_members(made.pool.rows(chosen.sides[0]).features(made.shape))
         choices[how] = members
     scale = choices["random"].std(1, keepdim=True)
     apart = {how: float((members / scale).var(0).mean()) for how, members in choices.items()}
     assert apart["disagreement"] > 2 * apart["random"]
     with pytest.raises(ConfigError, match="no two sides"):
-        choose_singles(made.pool, range(7), 12, "entropy", 10, made.reward, made.shape, np.random.default_rng(0))
+        choose(made.pool, range(7), 12, 1, "entropy", 10, made.reward, made.shape, np.random.default_rng(0))
 
 
 def test_states_visited_are_those_of_every_environment() -> None:
@@ -199,7 +199,7 @@ def test_segments_do_not_cross_an_episode(trained: PreferenceLearner) -> None:
 
 
 def test_held_out_questions_are_of_held_out_environments(trained: PreferenceLearner) -> None:
-    judgements = trained.questions.known()
+    judgements = trained.questions.known().judgements
     splits = [j.task.split for j in judgements]
     assert splits.count("validation") == 20
     assert len(splits) == 160
@@ -210,7 +210,7 @@ def test_the_held_out_share_is_not_lost_to_rounding() -> None:
     asked = ASKED.model_copy(update={"sessions": 20})
     quick = FITTED.model_copy(update={"fit_steps": 20, "fit_steps_again": 5, "least_steps": 1})
     made = train(learner(asking=Asking(labels=60, validation_share=0.125), preferences=asked, reward=quick))
-    splits = [j.task.split for j in made.questions.known()]
+    splits = [j.task.split for j in made.questions.known().judgements]
     assert (splits.count("validation"), len(splits)) == (8, 60)
     for labels, sessions, share in itertools.product((1, 2, 5, 61, 700), (0, 3, 20), (0.0, 0.1, 0.5)):
         due = LabelSchedule(labels, 0.25, sessions, "hyperbolic", share)
@@ -299,7 +299,7 @@ def test_it_goes_on_bit_for_bit(kind: Any, tmp_path: Path) -> None:
     train(whole)
     assert torch.equal(whole.agent.actor.params, resumed.agent.actor.params)  # type: ignore[attr-defined]
     assert whole.episodes == resumed.episodes
-    assert [j.event_id for j in whole.questions.known()] == [j.event_id for j in resumed.questions.known()]
+    assert whole.questions.known().digest == resumed.questions.known().digest
     for mine, theirs in zip(
         whole.reward.ensemble.parameters(),  # type: ignore[union-attr]
         resumed.reward.ensemble.parameters(),  # type: ignore[union-attr]

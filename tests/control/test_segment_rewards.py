@@ -13,6 +13,7 @@ from tropism.errors import RewardError
 from tropism.feedback.records import Candidate, Judgement, Provenance, Query, Task
 from tropism.reward.dataset import RewardData
 from tropism.reward.fitting import FitSettings, _Fitting
+from tropism.reward.likelihood import Links, ScoresWhere, ScoreTable, candidates_of, evidence_nll, needed_by
 
 SHAPE = Shape(observations=3, actions=2, discrete=False, low=(-1.0, -1.0), high=(1.0, 1.0), successors=True)
 
@@ -149,3 +150,41 @@ def test_the_form_is_chosen_by_what_was_left_out_of_bags_also_without_held_out_a
     made, metrics = fit_reward(data, features, segments.flatten(0, 1), SHAPE, None, RewardSection(form="auto"), 0)
     assert made.ensemble.form == "regret"
     assert metrics["reward/regret"] == 1.0
+
+
+class EveryScore:
+    """An ensemble's scores without what ``ScoresWhere`` saves."""
+
+    def __init__(self, scores: SegmentScores) -> None:
+        self.scores, self.members = scores, scores.members
+
+    def score(self, index: Tensor) -> Tensor:
+        return self.scores.score(index)
+
+
+@pytest.mark.parametrize("form", ["partial_return", "regret"])
+def test_members_that_score_only_what_they_weigh_have_the_same_likelihood_and_gradient(form: Form) -> None:
+    segments = rows(40)
+    made, data = ensemble(form), judged(segments, torch.linspace(-1, 1, SHAPE.width))
+    scores = SegmentScores(made, segments)
+    assert isinstance(scores, ScoresWhere)
+    weights = torch.from_numpy(np.random.default_rng(3).poisson(1.0, (3, len(data.tasks)))).float()
+    weights[1] = 0.0  # one that weighs nothing at all
+    asked: list[int] = []
+    first = made.reward.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0][..., 0].numel()))
+    found = []
+    for model in (scores, EveryScore(scores)):
+        made.zero_grad()
+        nll = evidence_nll(model, Links(3, data), data, 20.0, task_weights=weights, lapse=0.1)
+        nll.sum().backward()
+        found.append((nll.detach(), *(p.grad.clone() for p in made.parameters() if p.grad is not None)))
+    first.remove()
+    assert asked[0] < 3 * asked[1]  # the latter are shared by members, and count once
+    for mine, whole in zip(*found, strict=True):
+        torch.testing.assert_close(mine, whole)
+    wanted = candidates_of(data)
+    needed = needed_by(data, wanted, weights)
+    assert needed is not None
+    assert not needed[1].any()
+    tables = [ScoreTable.of(scores, wanted, 40, 7, n).score(wanted) for n in (needed, None)]
+    torch.testing.assert_close(tables[0][needed], tables[1][needed])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +43,11 @@ def segment(push: float) -> Segment:
 
 @pytest.fixture(scope="module")
 def asked(here: Running, tmp_path_factory: pytest.TempPathFactory) -> Query:
-    folder = tmp_path_factory.mktemp("kept")
+    return compared(here, tmp_path_factory.mktemp("kept"))
+
+
+def compared(here: Running, folder: Path) -> Query:
+    """A question about two segments; ``folder`` is empty."""
     for row in range(2):
         (folder / f"{row:05d}").mkdir()
         segment(4.0 * row - 2.0).write(folder / f"{row:05d}")
@@ -52,9 +58,7 @@ def asked(here: Running, tmp_path_factory: pytest.TempPathFactory) -> Query:
         for row in range(2)
     ]
     query = Query(task.id, "comparison", tuple(c.id for c in held), (0, 1), 1)
-    here.studio.log.add_tasks([task])
-    here.studio.log.add_candidates(held)
-    here.studio.log.add_queries([query])
+    here.studio.log.put([task], held, [query])
     return query
 
 
@@ -83,6 +87,17 @@ def test_clips_of_a_question(here: Running, asked: Query) -> None:
     )
 
 
+def test_clips_of_what_comes_next_are_drawn_before_anybody_asks(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "s")
+    (tmp_path / "kept").mkdir()
+    with running(study, StudioSettings(solo=True)) as here:
+        compared(here, tmp_path / "kept")
+        deadline = time.monotonic() + 60
+        while len(list((study / "clips").rglob("clip.json"))) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 def test_only_its_files_and_only_for_whom_it_was_asked(here: Running, asked: Query) -> None:
     me = here.nobody().enter()
     (item,) = me.claim()
@@ -100,9 +115,7 @@ def test_what_cannot_be_drawn_is_said(here: Running) -> None:
     task = Task("train", {"environment": {"id": "Pendulum-v1"}, "number": 1})
     lost = Candidate(task.id, "segment", {"artifact": "0" * 64, "row": 0}, Provenance("p"))
     query = Query(task.id, "rating", (lost.id,), (0,), 1)
-    here.studio.log.add_tasks([task])
-    here.studio.log.add_candidates([lost])
-    here.studio.log.add_queries([query])
+    here.studio.log.put([task], [lost], [query])
     me = here.nobody().enter()
     (item,) = me.claim(kinds=["rating"])
     refused = me.get(f"{here.base}{item['candidates'][0]['clip']['h264']}")

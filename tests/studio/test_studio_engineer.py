@@ -251,6 +251,28 @@ def test_people_compare_two_policies_blind(here: Running, tmp_path: Path) -> Non
     assert engineer.post("ab-tests", json=body | {"policy_a": "zzz"}).status_code == 404
 
 
+def test_who_has_seen_which_policy_wrote_what_is_not_asked_which_is_better(here: Running, tmp_path: Path) -> None:
+    evaluated(here, tmp_path)
+    curious, other = here.person("engineer", "Curious"), here.person("engineer", "Other")
+    seen = [row["task_id"] for row in curious.get("samples/side-by-side", params={"limit": 5}).json()["items"]]
+    assert seen == [f"test-{i}" for i in range(5)]
+    body = {"policy_a": "policy-1", "policy_b": "base", "name": "n"}
+    assert other.post("ab-tests", json=body | {"wanted": 7}).is_success
+    asked: list[Any] = []
+    while items := curious.post("queue/claim", json={}).json()["items"]:
+        asked.append(here.studio.assignments.find(items[0]["assignment"], here.pseudonym("Curious")).query)
+        assert curious.submit(items[0]["assignment"], {"choice": "tie"}).is_success
+    of = {task.payload["of"] for task in here.studio.log.tasks([query.task_id for query in asked]).values()}
+    assert of == {f"test-{i}" for i in range(5, 12)}  # what nobody has looked at is asked first
+    assert other.post("ab-tests", json=body | {"wanted": 12}).is_success
+    again = 0
+    while items := curious.post("queue/claim", json={}).json()["items"]:
+        assert curious.submit(items[0]["assignment"], {"choice": "tie"}).is_success
+        again += 1
+    assert again == 7
+    assert len(other.claim()) == 1  # and whoever has not looked is asked about the rest
+
+
 def test_a_test_that_is_closed_asks_no_more(here: Running, tmp_path: Path) -> None:
     evaluated(here, tmp_path)
     engineer, judge = here.person("engineer"), here.person("annotator")

@@ -27,7 +27,7 @@ from tropism.control.fit_reward import fit_reward
 from tropism.control.policy import load_policy
 from tropism.control.ppo import PpoSettings
 from tropism.control.preferences import PreferenceSection
-from tropism.control.queries import choose_pairs
+from tropism.control.queries import choose
 from tropism.control.questions import segment_folder
 from tropism.control.reward_network import SegmentEnsemble, SegmentScores, freeze
 from tropism.control.rollouts import Steps, advantages, collect
@@ -65,7 +65,7 @@ def watch() -> fixed.Watch:
 def test_trap_24_ties_are_kept_and_pull_nothing_from_equality() -> None:
     """Put back: ties dropped or told as wins in ``RewardData``, left out in ``fit_reward``, told as 0.6; each fails."""
     made = fixed.asked_once(learner(MemoryAsker(Oracle(equal_within=0.8)), labels=120, preferences=ONCE))
-    judged = made.questions.known()
+    judged = made.questions.known().judgements
     tied = torch.tensor([j.value["choice"] == "tie" for j in judged])
     assert 0.2 < tied.float().mean() < 0.6
     data = RewardData.from_judgements(judged)
@@ -96,7 +96,7 @@ def test_trap_24_ties_are_kept_and_pull_nothing_from_equality() -> None:
 
 
 def test_trap_25_members_are_standardised_before_they_are_averaged_or_compared() -> None:
-    """Put back: raw members averaged in ``FrozenScale.combine``, or compared in ``choose_pairs``; each fails."""
+    """Put back: raw members averaged in ``FrozenScale.combine``, or compared in ``choose``; each fails."""
     made = fixed.asked_once(learner())
     loud = copy.deepcopy(made.reward.ensemble)
     with torch.no_grad():
@@ -108,10 +108,11 @@ def test_trap_25_members_are_standardised_before_they_are_averaged_or_compared()
     np.testing.assert_allclose(loudly, quiet, atol=1e-3)
     for how in ("disagreement", "entropy"):
         chosen = [
-            choose_pairs(made.pool, range(3), 8, how, 20, r, made.shape, np.random.default_rng(0))  # type: ignore[arg-type]
+            choose(made.pool, range(3), 8, 2, how, 20, r, made.shape, np.random.default_rng(0))  # type: ignore[arg-type]
             for r in rewards
         ]
-        assert all(np.array_equal(getattr(chosen[0], s), getattr(chosen[1], s)) for s in ("first", "second"))
+        for mine, other in zip(*(each.sides for each in chosen), strict=True):
+            assert np.array_equal(mine, other)
 
 
 def test_trap_26_a_state_earns_the_same_all_through_a_version() -> None:
@@ -152,7 +153,7 @@ def test_trap_27_nothing_in_the_ring_is_paid_by_an_old_reward() -> None:
 def test_trap_28_a_noisy_teacher_errs_as_often_whatever_a_reward_is_measured_in(scale: float) -> None:
     """Put back: the oracle's β in units of the raw reward, not of the spread: it errs in half, or never; fails."""
     made = learner(MemoryAsker(Oracle(rationality=1.0)), agent=ppo(walk(scale=scale)), labels=400, preferences=ONCE)
-    judged = fixed.asked_once(made).questions.known()
+    judged = fixed.asked_once(made).questions.known().judgements
     returned = np.array([[c.content["true_return"] for c in j.candidates] for j in judged])
     gaps = returned[:, 0] - returned[:, 1]
     wrong = np.mean([(j.value["choice"] == "a") != (gap > 0) for j, gap in zip(judged, gaps, strict=True)])
@@ -205,7 +206,7 @@ def test_trap_30_the_true_return_stands_beside_the_accuracy(study: tuple[Study, 
 def test_trap_31_segments_are_equally_long_so_that_length_says_nothing() -> None:
     """Put back: no length-only baseline in ``assess_pairs``, or segments of any length side by side; each fails."""
     made = fixed.asked_once(learner(labels=80))
-    judged = [j for j in made.questions.known() if j.task.split == "validation"]
+    judged = [j for j in made.questions.known().judgements if j.task.split == "validation"]
     shown = [c for j in judged for c in j.candidates]
     assert made.reward is not None
     scores = made.reward.segment_members(made.questions.features(shown)).mean(0).tolist()
@@ -214,7 +215,7 @@ def test_trap_31_segments_are_equally_long_so_that_length_says_nothing() -> None
     assert report["length_only"]["value"] == 0.5
     assert report["over_length_only"] == pytest.approx(report["accuracy"]["value"] - 0.5)
     made.pool.length = LENGTH + 2
-    longer = choose_pairs(made.pool, range(3), 2, "random", 1, None, made.shape, np.random.default_rng(0))
+    longer = choose(made.pool, range(3), 2, 2, "random", 1, None, made.shape, np.random.default_rng(0))
     with pytest.raises(DataError, match=r"is \[7, 4\], others are \[5, 4\]"):
         made.questions.put(longer, "comparison", "train", 0)
 
@@ -360,7 +361,7 @@ def test_trap_38_only_what_is_asked_about_is_kept_and_drawn(watch: fixed.Watch, 
     made = learner(fixed.KeepingAsker(tmp_path / "kept"))
     for _ in range(3):
         made.step()
-    asked = {c.id: c for j in made.questions.known() for c in j.candidates}
+    asked = {c.id: c for j in made.questions.known().judgements for c in j.candidates}
     places = {segment_folder(tmp_path / "kept" / c.content["artifact"], c.content["row"]) for c in asked.values()}
     assert {path.parent for path in (tmp_path / "kept").rglob("segment.json")} == places
     assert watch.drawn == 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tropism.cli import studio as options
 from tropism.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ DEMOS = {"language": "tinytalk", "control": "control/cheetah"}
 """Demos by name, each with its recipe."""
 STUDIO = "studio"
 """The demo in which a person is the teacher."""
-PORT = 7860
 
 
 def demo(
@@ -56,7 +56,7 @@ def demo(
     if which == STUDIO:
         from tropism.cli.studio_demo import demo_studio
 
-        demo_studio(folder, settings or [], PORT if port is None else port)
+        demo_studio(folder, settings or [], options.PORT if port is None else port)
         return
     if (folder / "study.toml").exists():
         typer.echo(f"going on with the study in {folder}")
@@ -86,23 +86,37 @@ def new(
 def run(
     folder: Folder,
     settings: Settings = None,
-    studio: Annotated[bool, typer.Option("--studio", help="Open the studio beside it, for people to answer.")] = False,
-    solo: Annotated[bool, typer.Option("--solo", help="With --studio: one person on this machine, no login.")] = False,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="With --studio; 0: any free one.")] = PORT,
+    studio: Annotated[
+        bool, typer.Option("--studio", help="Open the studio beside it, for people to answer. What follows is its own.")
+    ] = False,
+    host: options.Host = options.HERE,
+    port: options.Port = options.PORT,
+    solo: options.Solo = False,
+    name: options.Names = None,
+    proxy: options.Proxies = None,
+    lease: options.Lease = options.LEASE_S,
+    gold_rate: options.GoldRate = 0.0,
+    repeat_rate: options.RepeatRate = 0.0,
+    most_votes: options.MostVotes = 0,
 ) -> None:
     """Run a study to its end. The same command again goes on where it was."""
     from tropism.study.study import Study
 
-    if solo and not studio:
-        raise ConfigError("--solo without --studio", "add --studio, or leave --solo out")
-    opened = Study.open(folder, overrides=settings or [])
     if not studio:
-        _run(opened)
+        given = {
+            "--host": host != options.HERE, "--port": port != options.PORT, "--solo": solo, "--name": bool(name),
+            "--proxy": bool(proxy), "--lease": lease != options.LEASE_S, "--gold-rate": gold_rate != 0,
+            "--repeat-rate": repeat_rate != 0, "--most-votes": most_votes != 0,
+        }  # fmt: skip
+        if alone := ", ".join(option for option, is_given in given.items() if is_given):
+            raise ConfigError(f"{alone} without --studio", "add --studio, or leave the studio's options out")
+        _run(Study.open(folder, overrides=settings or []))
         return
     from tropism.studio.serving import beside
-    from tropism.studio.settings import StudioSettings
 
-    with beside(folder, StudioSettings(solo=solo, port=port), typer.echo):
+    told = options.settings_of(host, port, solo, name, proxy, lease, gold_rate, repeat_rate, most_votes)
+    opened = Study.open(folder, overrides=settings or [])
+    with beside(folder, told, typer.echo):
         _run(opened)
 
 

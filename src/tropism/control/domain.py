@@ -265,7 +265,7 @@ class ControlDomain:
 
     def _assessment(self, learner: PreferenceLearner) -> dict[str, Any]:
         """The reward on the held-out answers, as judged and as the true returns would."""
-        judgements = learner.questions.known()
+        judgements = learner.questions.known().judgements
         data = RewardData.from_judgements(judgements)
         assert learner.reward is not None
         scores = learner.reward.segment_members(learner.questions.features(data.candidates)).mean(0)

@@ -11,7 +11,7 @@ Left out: queries other than comparisons and ratings of one segment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -22,20 +22,19 @@ from torch import Tensor
 
 from tropism.control.agent import Agent, State
 from tropism.control.fit_reward import RewardSection, fit_reward
-from tropism.control.queries import SegmentPool, Selection, choose_pairs, choose_singles
+from tropism.control.queries import SegmentPool, Selection, choose
 from tropism.control.questions import Kind, Questions, Tally
 from tropism.control.reward_network import LearnedReward, SegmentEnsemble, Shape
 from tropism.control.rollouts import RewardFunction, Steps
 from tropism.control.schedule import LabelSchedule
 from tropism.control.state_entropy import StateEntropy
-from tropism.digests import digest
 from tropism.environments.fixed_horizon import require_fixed_horizon
 from tropism.environments.images import numbers, numbers_size
 from tropism.environments.segments import Chunk, check_length
 from tropism.environments.stepping import Episode, Place
 from tropism.errors import ConfigError, DataError
 from tropism.feedback.asking import Asker
-from tropism.feedback.records import Judgement, Split
+from tropism.feedback.records import Split
 from tropism.reward.dataset import RewardData
 from tropism.reward.ensemble import FrozenScale
 from tropism.runtime.seeding import derive
@@ -269,9 +268,9 @@ class PreferenceLearner:
     def _put(self, split: Split, environments: range, budget: int, wave: int) -> int:
         """Ask ``budget`` questions about segments of ``environments``. Returns how many were answered at once."""
         random = np.random.Generator(np.random.Philox(derive(self.seed, "pairs", self.sessions, split, wave)))
-        choose = choose_pairs if self.asking.kind == "comparison" else choose_singles
+        sides: Literal[1, 2] = 2 if self.asking.kind == "comparison" else 1
         how, oversample = self.asking.selection, self.settings.oversample
-        chosen = choose(self.pool, environments, budget, how, oversample, self.reward, self.shape, random)
+        chosen = choose(self.pool, environments, budget, sides, how, oversample, self.reward, self.shape, random)
         return self.questions.put(chosen, self.asking.kind, split, self.agent.environments.steps)
 
     def _check_answers(self) -> None:
@@ -292,22 +291,22 @@ class PreferenceLearner:
     def _fits(self) -> bool:
         """Whether there are answers that the reward has not seen, or other ones. Of people, who answer one by one, a
         twentieth of those before is waited for, or the last one."""
-        tally, judgements = self._tally(), self.questions.known()
+        tally, known = self._tally(), self.questions.known()
         self.answered = len(tally.answered)
-        few = 0 < len(judgements) - self.fitted_on < self.fitted_on // 20
-        return not (few and tally.open) and self.fitted != _ids(judgements)
+        few = 0 < len(known.judgements) - self.fitted_on < self.fitted_on // 20
+        return not (few and tally.open) and self.fitted != known.digest
 
     def _fit(self) -> dict[str, float]:
         """Fit the reward again on all answers, and tell the agent; nothing where they say nothing."""
-        judgements = self.questions.known()
-        data, self.fitted = RewardData.from_judgements(judgements), _ids(judgements)
+        known = self.questions.known()
+        data, self.fitted = RewardData.from_judgements(known.judgements), known.digest
         if not len(data.fold(True)):
             return {}
         features = self.questions.features(data.candidates)
         self.reward, metrics = fit_reward(
             data, features, self.questions.steps(), self.shape, self.reward, self.reward_settings, self.seed
         )
-        self.fitted_on = len(judgements)
+        self.fitted_on = len(known.judgements)
         self.agent.reward_changed(self.reward)
         self.asker.publish(self.reward.save)
         return metrics
@@ -369,10 +368,6 @@ class PreferenceLearner:
         ensemble.eval().requires_grad_(False)
         scale = FrozenScale.from_json(about["scale"])
         return LearnedReward(ensemble, scale, about["version"], s.combination, s.pessimism)
-
-
-def _ids(judgements: Sequence[Judgement]) -> str:
-    return digest([j.event_id for j in judgements])
 
 
 _COUNTERS = ("answered", "sessions", "turns", "waited", "explored", "fitted_on", "fitted")

@@ -77,74 +77,46 @@ class SegmentPool:
 
 @dataclass(frozen=True)
 class Chosen:
-    """N pairs of segments to be compared, by their places in the pool ``[N, 3]``; without ``second`` single ones, to be
-    rated."""
+    """N questions about segments, by their places in the pool: ``sides`` has one array ``[N, 3]`` for each segment that
+    is shown, two to be compared or one to be rated."""
 
     pool: SegmentPool
-    first: NDArray[np.int64]
-    second: NDArray[np.int64] | None
+    sides: tuple[NDArray[np.int64], ...]
 
     def __len__(self) -> int:
-        return len(self.first)
-
-    @property
-    def sides(self) -> tuple[NDArray[np.int64], ...]:
-        """What is shown together: one or two arrays of places."""
-        return (self.first,) if self.second is None else (self.first, self.second)
+        return len(self.sides[0])
 
 
-def choose_pairs(
+def choose(
     pool: SegmentPool,
     environments: range,
     count: int,
+    sides: Literal[1, 2],
     how: Selection,
     oversample: int,
     reward: LearnedReward | None,
     shape: Shape,
     random: np.random.Generator,
 ) -> Chosen:
-    """``count`` pairs out of ``count · oversample`` random ones. Without a reward to ask, choice by an ensemble is
-    random. Errors: DataError where no two segments fit into the pool."""
-    places, asks = _places(pool, environments, 2), _asks(how, reward)
-    a, b = _random_pairs(places, pool.length, count * (oversample if asks != "random" else 1), random)
+    """``count`` questions about one or two segments, out of ``count · oversample`` random ones. By disagreement are
+    those on which members differ most: about which is better, or about what a single one is worth. Without a reward to
+    ask, choice by an ensemble is random.
+
+    Errors: DataError where no segments fit into the pool; ConfigError for a choice that takes two sides of one.
+    """
+    if how == "entropy" and sides == 1:
+        fix = 'choose them by "random", "disagreement" or "k_centre"'
+        raise ConfigError('feedback.selection = "entropy" of ratings, which have no two sides', fix)
+    places, asks = _places(pool, environments, sides), _asks(how, reward)
+    drawn = _drawn(places, pool.length, count * (oversample if asks != "random" else 1), sides, random)
     if asks == "random":
-        return Chosen(pool, a, b)
-    sides = [pool.rows(at).features(shape) for at in (a, b)]
+        return Chosen(pool, drawn)
+    features = [pool.rows(at).features(shape) for at in drawn]
     if asks == "k_centre":
-        rows = _spread_out(sides, shape, count)
-        return Chosen(pool, a[rows], b[rows])
-    scaled = _members(sides, reward, asks)
-    measure = disagreement if asks == "disagreement" else entropy
-    rows = np.argsort(-measure(scaled[..., 0], scaled[..., 1]), kind="stable")[:count]
-    return Chosen(pool, a[rows], b[rows])
-
-
-def choose_singles(
-    pool: SegmentPool,
-    environments: range,
-    count: int,
-    how: Selection,
-    oversample: int,
-    reward: LearnedReward | None,
-    shape: Shape,
-    random: np.random.Generator,
-) -> Chosen:
-    """The same of single segments, for ratings: by disagreement are those whose scores differ most between members.
-    Errors: DataError where no segment fits into the pool; ConfigError for a choice that takes two."""
-    if how == "entropy":
-        raise ConfigError('feedback.selection = "entropy" of ratings, which have no two sides', _CHOICES_OF_SINGLES)
-    places, asks = _places(pool, environments, 1), _asks(how, reward)
-    at = places[random.integers(len(places), size=count * (oversample if asks != "random" else 1))]
-    if asks == "random":
-        return Chosen(pool, at, None)
-    side = [pool.rows(at).features(shape)]
-    if asks == "k_centre":
-        return Chosen(pool, at[_spread_out(side, shape, count)], None)
-    apart = _members(side, reward, asks)[..., 0].var(axis=0)
-    return Chosen(pool, at[np.argsort(-apart, kind="stable")[:count]], None)
-
-
-_CHOICES_OF_SINGLES = 'choose them by "random", "disagreement" or "k_centre"'
+        rows = _spread_out(features, shape, count)
+    else:
+        rows = np.argsort(-_unsure(_members(features, reward, asks), asks), kind="stable")[:count]
+    return Chosen(pool, tuple(at[rows] for at in drawn))
 
 
 def _places(pool: SegmentPool, environments: range, least: int) -> NDArray[np.int64]:
@@ -177,14 +149,25 @@ def _members(sides: Sequence[Tensor], reward: LearnedReward | None, how: Selecti
     return standardised(np.stack(members, 2))
 
 
-def _random_pairs(
-    places: NDArray[np.int64], length: int, count: int, random: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of places that do not overlap, as far as that can be had."""
-    a, b = (places[random.integers(len(places), size=count)] for _ in range(2))
+def _unsure(scaled: NDArray[np.float64], how: Selection) -> NDArray[np.float64]:
+    """How unsure members are of each of n questions, of their scores ``[E, n, sides]``."""
+    if scaled.shape[2] == 1:
+        return np.asarray(scaled[..., 0].var(axis=0))
+    measure = disagreement if how == "disagreement" else entropy
+    return measure(scaled[..., 0], scaled[..., 1])
+
+
+def _drawn(
+    places: NDArray[np.int64], length: int, count: int, sides: int, random: np.random.Generator
+) -> tuple[NDArray[np.int64], ...]:
+    """Random places for each side; the two of a pair do not overlap, as far as that can be had."""
+    drawn = tuple(places[random.integers(len(places), size=count)] for _ in range(sides))
+    if sides == 1:
+        return drawn
+    a, b = drawn
     for _ in range(16):
         same = (a[:, [0, 2]] == b[:, [0, 2]]).all(1) & (np.abs(a[:, 1] - b[:, 1]) < length)
         if not same.any():
             break
         b[same] = places[random.integers(len(places), size=int(same.sum()))]
-    return a, b
+    return drawn

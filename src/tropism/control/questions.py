@@ -22,6 +22,7 @@ from torch import Tensor
 from tropism.control.networks import Floats
 from tropism.control.queries import Chosen, SegmentPool, SegmentRows
 from tropism.control.reward_network import Shape
+from tropism.digests import digest
 from tropism.environments.images import numbers
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.segments import Segment
@@ -53,6 +54,18 @@ class Tally:
         return self.answered - self.open
 
 
+@dataclass(frozen=True)
+class Known:
+    """The answers of a moment: all that a reward may be fitted on, a digest of their ids, and the questions put here
+    that they answer. It is looked at several times a turn, so it is made once for as long as nothing is added."""
+
+    found: Sequence[Judgement]
+    put: int
+    judgements: list[Judgement]
+    digest: str
+    answered: frozenset[str]
+
+
 class Questions:
     """What was asked so far. ``goal`` is what people are told to judge by."""
 
@@ -62,6 +75,7 @@ class Questions:
         self._features: list[Tensor] = []
         self.queries: dict[str, Split] = {}
         """Ids of the questions put so far, in their order, and whether they are to be fitted on."""
+        self._known: Known | None = None
 
     def __len__(self) -> int:
         return len(self._features)
@@ -97,7 +111,7 @@ class Questions:
     def judged(self) -> Floats:
         """States of every segment that was judged, ``[n, D]``; of pictures their thumbnails. Segments that nobody said
         anything about are not among them."""
-        shown = {c.id: c for j in self.known() if is_answer(j) for c in j.candidates if c.kind == "segment"}
+        shown = {c.id: c for j in self.known().judgements if is_answer(j) for c in j.candidates if c.kind == "segment"}
         features = self.features(list(shown.values())).flatten(0, 1)
         return numbers(features[:, : self.shape.observations].numpy(), self.shape.picture)
 
@@ -109,19 +123,22 @@ class Questions:
             if about == (self.environment.as_json(), self.goal):
                 self.queries.setdefault(query.id, task.split)
 
-    def known(self) -> list[Judgement]:
+    def known(self) -> Known:
         """The judgements to fit on. Where answers come at once, those to questions put here, or in earlier rounds: what
         is done again after a kill must not see answers to what it is yet to ask. People's are taken as they come."""
-        found = self.asker.judgements()
-        if not self.asker.answers_at_once:
-            return found
-        return [j for j in found if j.query.round < self.asker.round or j.query.id in self.queries]
+        found, put = self.asker.judgements(), len(self.queries)
+        if self._known is None or self._known.found is not found or self._known.put != put:
+            here = found
+            if self.asker.answers_at_once:
+                here = [j for j in found if j.query.round < self.asker.round or j.query.id in self.queries]
+            answered = frozenset(j.query.id for j in here if j.query.id in self.queries and is_answer(j))
+            self._known = Known(found, put, here, digest([j.event_id for j in here]), answered)
+        return self._known
 
     def tally(self, still: Collection[str]) -> Tally:
         """How far they are; ``still``: ids of open ones, looked at before this: an answer that comes in between counts
         once."""
-        answered = (j.query.id for j in self.known() if j.query.id in self.queries and is_answer(j))
-        return Tally(frozenset(answered), frozenset(id_ for id_ in still if id_ in self.queries))
+        return Tally(self.known().answered, frozenset(id_ for id_ in still if id_ in self.queries))
 
     def put(self, chosen: Chosen, kind: Kind, split: Split, at: int) -> int:
         """Ask about pairs, or for ratings about single segments; ``at``: the environment step. Returns how many were
@@ -171,7 +188,7 @@ class Questions:
         """Take what ``state`` gave."""
         self._features = list(tensors["features"])
         self._rows = {id_: row for row, id_ in enumerate(meta["candidates"])}
-        self.queries = dict(meta["queries"])
+        self.queries, self._known = dict(meta["queries"]), None
 
 
 def is_answer(judgement: Judgement) -> bool:

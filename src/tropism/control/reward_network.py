@@ -197,28 +197,44 @@ class SegmentEnsemble(nn.Module):
     def steps(self, features: Tensor) -> Tensor:
         """Rewards ``[E, n]`` of steps ``[n, width]``."""
         if self.trunk is None:
-            return self.reward(self._scaled(features))
+            return self.reward(self.scaled(features))
         if not torch.is_grad_enabled() and len(features) > PICTURES:  # as numbers they take much room
             return torch.cat([self.steps(part) for part in features.split(PICTURES)], 1)
         pixels, acted = self.shape.opened(features)
         seen = self.trunk(pixels)
-        return self.reward(torch.cat([seen, self._scaled(acted).expand(len(seen), -1, -1)], 2))
+        return self.reward(torch.cat([seen, self.scaled(acted).expand(len(seen), -1, -1)], 2))
 
     def segments(self, features: Tensor) -> Tensor:
         """Scores ``[E, n]`` of segments ``[n, L, width]``: sums of rewards, in the regret form with V(s_L) − V(s_0)."""
         n, length, width = features.shape
         scores = self.steps(features.reshape(n * length, width)).view(self.members, n, length).sum(-1)
         if self.value is not None:
-            d = self.shape.observations
-            ends = torch.cat([features[:, 0, :d], features[:, -1, -d:]])  # where it began, and after its last action
-            seen = self._scaled(ends) if self.value_trunk is None else self.value_trunk(ends)
+            first, last = self.ends(features)
+            seen = torch.cat([first, last]) if self.value_trunk is None else self.value_trunk(torch.cat([first, last]))
             values = self.value(seen)
             scores = scores + values[:, n:] - values[:, :n]
         return scores
 
-    def _scaled(self, features: Tensor) -> Tensor:
+    def scaled_segments(self, steps: Tensor, first: Tensor | None, last: Tensor | None) -> Tensor:
+        """``segments`` of what is standardised already, each member its own: steps ``[E, n, L, width]``, and in the
+        regret form ``ends`` ``[E, n, D]``. Not of pictures."""
+        scores = self.reward(steps.flatten(1, 2)).view(steps.shape[:3]).sum(-1)
+        if self.value is not None:
+            assert first is not None
+            assert last is not None
+            scores = scores + self.value(last) - self.value(first)
+        return scores
+
+    def ends(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """States at which segments ``[n, L, width]`` began, and after their last action, ``[n, D]``: standardised, but
+        for pictures."""
+        d = self.shape.observations
+        first, last = features[:, 0, :d], features[:, -1, -d:]
+        return (first, last) if self.value_trunk is not None else (self.scaled(first), self.scaled(last))
+
+    def scaled(self, features: Tensor) -> Tensor:
         """Standardised rows ``[n, width]``, or the observations ``[n, D]`` that they begin with."""
-        k = features.shape[1]
+        k = features.shape[-1]
         return ((features - self.mean[:k]) / self.deviation[:k]).clamp(-10, 10)
 
 
@@ -256,12 +272,30 @@ class SegmentScores(nn.Module):
     """An ensemble over stored segments ``[n, L, width]``: the ``ScoreModel`` that fitting sees."""
 
     def __init__(self, ensemble: SegmentEnsemble, features: Tensor) -> None:
+        """Inputs are standardised here, once for the whole fit."""
         super().__init__()
         self.ensemble, self.members, self.features = ensemble, ensemble.members, features
+        self._steps: Tensor | None = None
+        self._ends: tuple[Tensor, Tensor] | None = None
+        if ensemble.trunk is None:
+            self._steps = ensemble.scaled(features)
+            self._ends = None if ensemble.value is None else ensemble.ends(features)
 
     def score(self, index: Tensor) -> Tensor:
         """Scores ``[E, n]`` of segments ``index`` ``[n]``."""
         return self.ensemble.segments(self.features[index])
+
+    def score_where(self, index: Tensor, needed: Tensor) -> Tensor:
+        """See ``reward.likelihood.ScoresWhere``: a member costs as many segments as the busiest one needs."""
+        most = int(needed.sum(1).max())
+        if self._steps is None or most == 0:
+            return self.score(index)
+        # what a member needs comes first; a few that it does not need fill its row up
+        place = (~needed).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+        rows = index[place]
+        first, last = (None, None) if self._ends is None else (end[rows] for end in self._ends)
+        found = self.ensemble.scaled_segments(self._steps[rows], first, last)
+        return found.new_zeros(needed.shape).scatter(1, place, found)
 
 
 @dataclass(frozen=True)

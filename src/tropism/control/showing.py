@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tropism.control.ppo import Ppo, PpoSettings
-from tropism.control.queries import SegmentPool, choose_pairs
+from tropism.control.queries import SegmentPool, choose
 from tropism.control.questions import Questions
 from tropism.control.reward_network import Shape
 from tropism.environments.making import EnvironmentSpec
@@ -32,7 +32,7 @@ MOMENTS = 3
 
 @dataclass
 class Shelf:
-    """Meets ``feedback.asking.Asker`` for questions that nobody waits for: they lie in a study's log until somebody is
+    """Meets ``feedback.asking.Desk`` for questions that nobody waits for: they lie in a study's log until somebody is
     asked. ``asked``: those put so far."""
 
     log: FeedbackLog
@@ -63,14 +63,9 @@ class Shelf:
         step_utilities: Mapping[str, Sequence[Sequence[float]]] | None,
     ) -> int:
         """Put the questions into the log. Returns 0: nobody has answered yet."""
-        self.log.add_tasks(tasks)
-        self.log.add_candidates(candidates)
-        self.log.add_queries(queries)
+        self.log.put(tasks, candidates, queries)
         self.asked += queries
         return 0
-
-    def wait(self, first: bool = False) -> None:
-        """Nothing waits for these answers."""
 
     def judgements(self) -> list[Judgement]:
         """None that anything could be fitted on."""
@@ -97,7 +92,7 @@ def show_learning(
             pool.chunks.append(Chunk(spec, taken, before, shelf.policy_id))
     shape = Shape.of(environments)
     random = np.random.Generator(np.random.Philox(derive(seed, "pairs")))
-    chosen = choose_pairs(pool, range(copies), count, "random", 1, None, shape, random)
+    chosen = choose(pool, range(copies), count, 2, "random", 1, None, shape, random)
     Questions(shelf, shape, spec, goal, derive(seed, "questions")).put(chosen, "comparison", "test", environments.steps)
     environments.close()
     return shelf.asked

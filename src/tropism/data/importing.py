@@ -223,9 +223,8 @@ class ImportTeacher:
             # keyed by the content: a replay gives the same pseudonym, and without the file no name can be guessed
             alias = hmac.new(key.encode(), name.encode(), "sha256").hexdigest()[:16]
             voters[name] = register_in(connection, name, pseudonym=f"person-{alias}" if key else None)
-        log.add_tasks_in(connection, [vote.task for _, vote in batch])
-        log.add_candidates_in(connection, [candidate for _, vote in batch for candidate in vote.candidates])
-        log.add_queries_in(connection, [vote.query for _, vote in batch])
+        shown = [candidate for _, vote in batch for candidate in vote.candidates]
+        log.put_in(connection, [vote.task for _, vote in batch], shown, [vote.query for _, vote in batch])
         said = [
             (
                 vote.query,

@@ -54,7 +54,8 @@ class Desk(Protocol):
         ...
 
     def judgements(self) -> list[Judgement]:
-        """All current judgements, in an order that does not depend on when they came."""
+        """All current judgements, in an order that does not depend on when they came; the same list, not to be changed,
+        until there are others."""
         ...
 
 
@@ -105,6 +106,7 @@ class MemoryAsker:
         self.teacher = teacher
         self._standard: Standard | None = None
         self._found: dict[str, Judgement] = {}
+        self._listed: list[Judgement] | None = None
 
     def keep(self, write: Callable[[Path], None]) -> str:
         """Nothing is kept."""
@@ -129,6 +131,7 @@ class MemoryAsker:
             if answer.value is None:
                 continue
             answered += 1
+            self._listed = None
             shown = tuple(context.candidates[id_] for id_ in query.candidate_ids)
             self._found[query.id] = Judgement(
                 query.id, self.teacher.id, query, context.tasks[query.task_id], shown, answer.value, answer.text,
@@ -163,4 +166,6 @@ class MemoryAsker:
 
     def judgements(self) -> list[Judgement]:
         """See ``Asker``."""
-        return list(self._found.values())
+        if self._listed is None:
+            self._listed = list(self._found.values())
+        return self._listed

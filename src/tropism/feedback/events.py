@@ -67,6 +67,20 @@ class FeedbackLog:
 
     # ---- what is judged ----
 
+    def put(self, tasks: Iterable[Task], candidates: Iterable[Candidate], queries: Iterable[Query]) -> None:
+        """Add questions with all that they are about, or nothing of it; what is there already stays as it is. Errors:
+        as of its parts."""
+        with self.database.write() as connection:
+            self.put_in(connection, tasks, candidates, queries)
+
+    def put_in(
+        self, connection: Connection, tasks: Iterable[Task], candidates: Iterable[Candidate], queries: Iterable[Query]
+    ) -> None:
+        """``put`` inside a write transaction."""
+        self.add_tasks_in(connection, tasks)
+        self.add_candidates_in(connection, candidates)
+        self.add_queries_in(connection, queries)
+
     def add_tasks(self, new: Iterable[Task]) -> None:
         """Add tasks; those that are there already stay as they are."""
         with self.database.write() as connection:

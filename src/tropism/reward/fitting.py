@@ -27,6 +27,7 @@ from tropism.reward.likelihood import (
     ScoreTable,
     candidates_of,
     evidence_nll,
+    needed_by,
     parts,
     take_rows,
     total_weight,
@@ -310,9 +311,13 @@ class _Fitting:
             rows, weights, name = self.train, self.left_out, "reward/nll_out_of_bag"
         else:
             return {}
-        table = ScoreTable.of(self.model, candidates_of(rows), len(rows.candidates), 2 * self.settings.batch_size)
-        nll = float(self.nll(table, rows, weights).mean())
         early = self.result.epochs < min(self.settings.least_epochs, self.settings.epochs)
+        if early and weights is not None:
+            return {}  # a fit has many short epochs, and nothing would be done with it
+        wanted = candidates_of(rows)
+        needed = needed_by(rows, wanted, weights)
+        table = ScoreTable.of(self.model, wanted, len(rows.candidates), 2 * self.settings.batch_size, needed)
+        nll = float(self.nll(table, rows, weights).mean())
         if not early and (self.result.nll_validation is None or nll < self.result.nll_validation):
             self.result.nll_validation, self.result.best_epoch = nll, self.result.epochs
             self.best = {key: tensor.detach().clone() for key, tensor in self.weights().items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,15 @@ class Scores(Protocol):
         ...
 
 
+@runtime_checkable
+class ScoresWhere(Scores, Protocol):
+    """Scores that cost less where not every member is asked about every candidate."""
+
+    def score_where(self, index: Tensor, needed: Tensor) -> Tensor:
+        """``score``, where ``needed`` (bool ``[members, n]``) is; elsewhere any finite number without meaning."""
+        ...
+
+
 @dataclass(frozen=True)
 class ScoreTable:
     """Scores that are computed already, by candidate number: ``[members, candidates]``."""
@@ -41,9 +50,11 @@ class ScoreTable:
     scores: Tensor
 
     @classmethod
-    def of(cls, model: Scores, wanted: Tensor, candidates: int, chunk: int) -> ScoreTable:
-        """Score candidates ``wanted`` in chunks, so that a large network's memory does not grow with the data."""
-        found = torch.cat([model.score(part) for part in wanted.split(chunk)], 1)
+    def of(cls, model: Scores, wanted: Tensor, candidates: int, chunk: int, needed: Tensor | None = None) -> ScoreTable:
+        """Score candidates ``wanted`` in chunks, so that a large network's memory does not grow with the data; where
+        only some members ``[members, len(wanted)]`` are needed, as ``scores_of``."""
+        cut = [None] * -(-len(wanted) // chunk) if needed is None else needed.split(chunk, 1)
+        found = torch.cat([scores_of(model, part, n) for part, n in zip(wanted.split(chunk), cut, strict=True)], 1)
         table = found.new_zeros(found.shape[0], candidates)
         table[:, wanted] = found
         return cls(table)
@@ -107,6 +118,34 @@ def candidates_of(data: RewardData) -> Tensor:
     return torch.cat([part.index.flatten() for part in parts(data)]).unique()
 
 
+def scores_of(model: Scores, index: Tensor, needed: Tensor | None) -> Tensor:
+    """Scores ``[members, n]``, at least where ``needed``; all, where that is None or the model cannot do less."""
+    if needed is None or not isinstance(model, ScoresWhere):
+        return model.score(index)
+    return model.score_where(index, needed)
+
+
+def needed_by(data: RewardData, wanted: Tensor, task_weights: Tensor | None) -> Tensor | None:
+    """Which member weighs anything that is said of which candidate, bool ``[members, len(wanted)]``; None: they all
+    do."""
+    if task_weights is None:
+        return None
+    position = _positions(data, wanted)
+    needed = torch.zeros(len(task_weights), len(wanted), dtype=torch.bool)
+    for part in parts(data):
+        member, row = (task_weights[:, part.task] > 0).nonzero(as_tuple=True)
+        if len(row):
+            needed[member[:, None], position[part.index.reshape(len(part), -1)[row]]] = True
+    return needed
+
+
+def _positions(data: RewardData, wanted: Tensor) -> Tensor:
+    """Where each candidate stands in ``wanted``."""
+    position = torch.zeros(len(data.candidates), dtype=torch.long)
+    position[wanted] = torch.arange(len(wanted))
+    return position
+
+
 def total_weight(data: RewardData) -> float:
     """Votes in the evidence: the global denominator of its likelihood."""
     return float(sum(part.weight.double().sum() for part in parts(data)))
@@ -133,10 +172,9 @@ def evidence_nll(
     random (``objectives.preference.choice_nll``). Raises RewardError for a NaN or infinite score, naming the candidate.
     """
     wanted = candidates_of(data)
-    scores = model.score(wanted)
+    needed = needed_by(data, wanted, task_weights) if isinstance(model, ScoresWhere) else None
+    scores, position = scores_of(model, wanted, needed), _positions(data, wanted)
     _check_finite(scores, wanted, data)
-    position = torch.zeros(len(data.candidates), dtype=torch.long)
-    position[wanted] = torch.arange(len(wanted))
 
     def of(part: Evidence) -> Tensor:
         return scores[:, position[part.index]]

@@ -28,6 +28,7 @@ query_state = _studio.query_state
 assignments = _studio.assignments
 drafts = _studio.drafts
 seen = _studio.seen
+looked = _studio.looked
 expectations = _studio.expectations
 gold = _studio.gold
 guidelines = _studio.guidelines
@@ -36,7 +37,7 @@ deliveries = _studio.deliveries
 
 STUDIO: Final = (
     accounts, sessions, api_tokens, invitations, login_failures, audit, ab_tests, query_state, assignments, drafts,
-    seen, expectations, gold, guidelines, webhooks, deliveries,
+    seen, looked, expectations, gold, guidelines, webhooks, deliveries,
 )  # fmt: skip
 """The studio's tables."""
 

@@ -194,6 +194,14 @@ seen = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
 )
 
+looked = sa.Table(
+    "looked",  # who has seen which policy wrote what on a task: questions made of it later are not asked of them
+    metadata,
+    sa.Column("task_id", sa.String, primary_key=True),  # as evaluations and rollouts name it; the log may not know it
+    sa.Column("teacher_id", sa.String, sa.ForeignKey("teachers.id"), primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+)
+
 expectations = sa.Table(
     "expectations",  # P(slot a over slot b) of a comparison, by a reward model that has not seen its answers
     metadata,

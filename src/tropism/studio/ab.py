@@ -22,6 +22,8 @@ from tropism.feedback.chance import shuffled
 from tropism.feedback.projection import current_view
 from tropism.feedback.records import Candidate, Provenance, Query, Task
 from tropism.store import schema
+from tropism.store.database import insert_new
+from tropism.studio.blinding import looked_at
 from tropism.studio.problems import ApiError
 from tropism.studio.run_facts import read_stages
 from tropism.studio.sampled import answers_of, folders
@@ -115,7 +117,11 @@ def create(studio: Studio, policy_a: str, policy_b: str, name: str, wanted: int,
         raise ApiError(
             409, "conflict", "these policies' stored answers are the same, or to other tasks", "choose others"
         )
-    chosen = [both[i] for i in shuffled(len(both), 0, "ab", policy_a, policy_b)[:wanted]]
+    with studio.database.read() as connection:
+        known_by = looked_at(connection, both)
+    # at random, but first what the fewest people have seen under a policy's name: those are not asked about it
+    drawn = sorted(shuffled(len(both), 0, "ab", policy_a, policy_b), key=lambda i: len(known_by.get(both[i], ())))
+    chosen = [both[i] for i in drawn[:wanted]]
     made = f"ab-{secrets.token_hex(8)}"
     row = {"id": made, "policy_a": policy_a, "policy_b": policy_b, "name": name, "wanted": len(chosen)}
     tasks, candidates, queries = [], [], []
@@ -133,9 +139,14 @@ def create(studio: Studio, policy_a: str, policy_b: str, name: str, wanted: int,
     with studio.database.write() as connection:
         stamps = {"created_by": account_id, "created_at": time.time()}
         connection.execute(sa.insert(schema.ab_tests).values(row | stamps))
-        studio.log.add_tasks_in(connection, tasks)
-        studio.log.add_candidates_in(connection, candidates)
-        studio.log.add_queries_in(connection, queries)
+        studio.log.put_in(connection, tasks, candidates, queries)
+        known_by = looked_at(connection, chosen)
+        seen = [
+            {"query_id": query.id, "teacher_id": teacher, "at": stamps["created_at"]}
+            for id_, query in zip(chosen, queries, strict=True)
+            for teacher in sorted(known_by.get(id_, ()))
+        ]
+        insert_new(connection, schema.seen, seen)
     studio.queue.want([query.id for query in queries], 1, ab_test=made, priority=-1)
     return made
 

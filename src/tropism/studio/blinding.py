@@ -3,8 +3,8 @@
 A caller may still judge it as long as no answer or skip of theirs is settled (an answer can be taken back for a while)
 and they hold it, or it wants more votes. Held and answered are by person; a role below annotator never judges. Whoever
 is shown what is hidden from others is noted (``reveal``), and the queue does not ask them about it any more, however
-many votes are wanted later. Left out: what people tell one another, and queries that are made after somebody has looked
-at their task's samples.
+many votes are wanted later, nor about what is made later of answers that they have seen under a policy's name. Left
+out: what people tell one another.
 """
 
 from __future__ import annotations
@@ -86,6 +86,29 @@ def note_seen(database: Database, caller: Caller, queries: Collection[str]) -> b
     with database.write() as connection:
         insert_new(connection, table, rows)
     return True
+
+
+def note_looked(database: Database, caller: Caller, tasks: Collection[str]) -> None:
+    """Note that a caller is shown which policy answered what to these tasks."""
+    if rank(caller.role) < rank("annotator") or not tasks:
+        return
+    table, wanted = schema.looked, set(tasks)
+    mine = sa.select(table.c.task_id).where(table.c.teacher_id == caller.pseudonym, table.c.task_id.in_(sorted(wanted)))
+    with database.read() as connection:
+        new = wanted - set(connection.execute(mine).scalars())
+    if new:
+        rows = [{"task_id": task, "teacher_id": caller.pseudonym, "at": time.time()} for task in sorted(new)]
+        with database.write() as connection:
+            insert_new(connection, table, rows)
+
+
+def looked_at(connection: Connection, tasks: Collection[str]) -> dict[str, set[str]]:
+    """Who has been shown policies' answers to these tasks: pseudonyms by task, where there are any."""
+    table = schema.looked
+    found: dict[str, set[str]] = {}
+    for row in connection.execute(sa.select(table).where(table.c.task_id.in_(sorted(tasks)))):
+        found.setdefault(row.task_id, set()).add(row.teacher_id)
+    return found
 
 
 def queries_on(connection: Connection, tasks: Collection[str]) -> set[str]:

@@ -7,6 +7,7 @@ cache: everything in it can be drawn again. Left out: clearing it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -64,6 +65,12 @@ class Clips:
             "fps": found.rate if isinstance(found, Drawn) else None,
         }
 
+    def draw_ahead(self, places: Sequence[Place]) -> None:
+        """Begin to draw clips that somebody will soon ask for, so that no request waits for it. What cannot be drawn is
+        said to whoever asks."""
+        for place in places:
+            self._ask(place)
+
     def file(self, place: Place, name: str) -> Path:
         """A clip's file, drawn now if need be. Errors: ApiError, 404 for another name, 503 where nothing is drawn."""
         if name not in FILES:
@@ -89,10 +96,17 @@ class Clips:
     def _ask(self, place: Place) -> Future[Drawn | tuple[str, str]]:
         with self._lock:
             if place not in self._drawing:
-                if self._pool is None:
-                    self._pool = helper()
-                self._drawing[place] = self._pool.submit(_draw, self.folder, self.artifacts.root, *place)
+                self._drawing[place] = self._submit(place)
             return self._drawing[place]
+
+    def _submit(self, place: Place) -> Future[Drawn | tuple[str, str]]:
+        if self._pool is not None:
+            try:
+                return self._pool.submit(_draw, self.folder, self.artifacts.root, *place)
+            except BrokenProcessPool:  # its process was killed: the next one may live
+                self._pool = None
+        self._pool = helper()
+        return self._pool.submit(_draw, self.folder, self.artifacts.root, *place)
 
     def _forget(self, place: Place) -> None:
         """Try anew next time; a pool whose process died is of no use any more."""

@@ -72,6 +72,9 @@ class Arrivals:
             waiter, done = self._done.popleft()
             if waiter.cancelled():
                 continue
+            if done.cancelled():
+                waiter.cancel()
+                continue
             error = done.exception()
             if error is None:
                 waiter.set_result(done.result())

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tropism.feedback.queue import Claimed
 
 KEPT = 8192
+DRAWN_AHEAD = 8
+"""Questions whose clips are drawn before anybody is asked: those that come next."""
 DEFAULT_FORMS: Mapping[str, Mapping[str, Any]] = {
     "rating": {"aspects": [{"name": "overall", "scale": [1, 5]}]},
     "label": {"labels": ["good"]},
@@ -89,7 +91,15 @@ class Presenter:
                 missing = [id_ for id_ in ids if id_ not in self._kept][:most]
             queries = read_queries(connection, missing)
         self.shown(list(queries.values()))
+        self._draw(ids[:DRAWN_AHEAD])
         return len(missing)
+
+    def _draw(self, ids: Sequence[str]) -> None:
+        """Have the clips of some questions drawn, where what is shown of them is known."""
+        with self._lock:
+            soon = [self._kept[id_] for id_ in ids if id_ in self._kept]
+        for shown in soon:
+            self.clips.draw_ahead([clip for clip in shown.clips if clip is not None])
 
     def item(self, claimed: Claimed, shown: Shown, guideline: int | None) -> dict[str, Any]:
         """A claimed question as the interface gives it."""

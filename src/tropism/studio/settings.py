@@ -17,7 +17,7 @@ from tropism.errors import ConfigError, StoreError
 from tropism.settings.overrides import merge
 from tropism.settings.recipes import recipe_values
 
-DAY_S = 86400.0
+DAY_S, LEAST_LEASE_S = 86400.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class StudioSettings:
             except ValueError as error:
                 fix = "give the proxy's address, as 10.0.0.5, or its network, as 172.18.0.0/16"
                 raise ConfigError(f"--proxy {proxy}: {error}", fix) from error
+        if self.lease_s < LEAST_LEASE_S:
+            raise ConfigError(f"--lease {self.lease_s:g}", f"give {LEAST_LEASE_S:g} seconds or more")
         for name in ("gold_rate", "repeat_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}", "give a share from 0 to below 1, as 0.05")

@@ -22,7 +22,7 @@ from tropism.store import schema
 from tropism.store.artifacts import ArtifactStore
 from tropism.store.database import Database
 from tropism.studio.assessor import Assessor
-from tropism.studio.blinding import Blind, blind_for, note_seen, queries_on
+from tropism.studio.blinding import Blind, blind_for, note_looked, note_seen, queries_on
 from tropism.studio.clips import Clips
 from tropism.studio.curves import Curves
 from tropism.studio.held import Assignments
@@ -128,7 +128,9 @@ class Studio:
         """``reveal``, of all queries about some tasks."""
         with self.database.read() as connection:
             queries = queries_on(connection, tasks)
-        return self.reveal(caller, queries) if queries else Blind(frozenset(), frozenset())
+        blind = self.reveal(caller, queries) if queries else Blind(frozenset(), frozenset())
+        note_looked(self.database, caller, set(tasks) - blind.tasks)
+        return blind
 
     def close(self) -> None:
         """Give back what is held."""

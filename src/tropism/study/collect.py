@@ -144,9 +144,7 @@ class Collector:
                 seed = derive(run.seed, split, wave)
                 batch = self._queries(run, split, left, seed, round_, policy, policy_id, reward)
                 tasks, candidates, queries = batch
-                self.log.add_tasks(tasks)
-                self.log.add_candidates(candidate for row in candidates for candidate in row)
-                self.log.add_queries(queries)
+                self.log.put(tasks, (candidate for row in candidates for candidate in row), queries)
                 asked += len(queries)
                 if expecting is not None:
                     self._expect(batch, expecting, run)
@@ -281,9 +279,8 @@ class Collector:
         self.log.register_teacher("data", "import")
         for split, count in (("train", total - held_out), ("validation", held_out)):
             rows = recorded(self._settings.kind, split, count, derive(run.seed, split))
-            self.log.add_tasks(row.task for row in rows)
-            self.log.add_candidates(candidate for row in rows for candidate in row.candidates)
-            self.log.add_queries(row.query for row in rows)
+            shown = [candidate for row in rows for candidate in row.candidates]
+            self.log.put((row.task for row in rows), shown, (row.query for row in rows))
             votes += [(row.query, "data", row.answer) for row in rows]
         self.log.append_many(votes, origin="data")
         return len(votes), len(votes)

@@ -93,9 +93,7 @@ class StudyAsker:
         step_utilities: Mapping[str, Sequence[Sequence[float]]] | None,
     ) -> int:
         """See ``Asker``. Errors: ConfigError for an oracle where nobody knows true utilities."""
-        self.log.add_tasks(tasks)
-        self.log.add_candidates(candidates)
-        self.log.add_queries(queries)
+        self.log.put(tasks, candidates, queries)
         self._polled = None
         if not self.answers_at_once:
             return 0

@@ -129,9 +129,8 @@ class Loop:
         if not rows:
             return
         self.log.register_teacher(DEMONSTRATOR, "import")
-        self.log.add_tasks(task for task, _, _, _ in rows)
-        self.log.add_candidates(candidate for _, candidate, _, _ in rows)
-        self.log.add_queries(query for _, _, query, _ in rows)
+        tasks, candidates, queries, _ = zip(*rows, strict=True)
+        self.log.put(tasks, candidates, queries)
         self.log.append_many([(query, DEMONSTRATOR, answer) for _, _, query, answer in rows], origin="data")
 
     def collect(self, round_: int, policy: Node, reward: Node | None, first: Done | None) -> Done:

@@ -31,9 +31,7 @@ def push(studio: Here, caller: Engineer, form: Pushed) -> Response:
     count = sa.select(sa.func.count()).select_from(schema.queries)
     with studio.database.write() as connection:
         before = connection.execute(count).scalar_one()
-        studio.log.add_tasks_in(connection, tasks)
-        studio.log.add_candidates_in(connection, candidates)
-        studio.log.add_queries_in(connection, queries)
+        studio.log.put_in(connection, tasks, candidates, queries)
         new = connection.execute(count).scalar_one() - before
         note(connection, caller.account_id, "queries.push", "", {"queries": len(queries), "new": new})
     found: dict[str, Any] = {"tasks": [t.id for t in tasks], "candidates": [c.id for c in candidates]}
