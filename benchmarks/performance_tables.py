@@ -1,5 +1,5 @@
-"""The tables of docs/performance.md, from the committed results: ``python benchmarks/performance_tables.py`` writes
-them between the page's markers. A test holds the page to them."""
+"""The tables of docs/performance.md and docs/agents-measured.md, from the committed results:
+``python benchmarks/performance_tables.py`` writes them between the pages' markers. A test holds the pages to them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+PAGES = [Path(__file__).resolve().parent.parent / "docs" / f"{name}.md" for name in ("performance", "agents-measured")]
 _BLOCK = re.compile(r"(<!-- (?P<kind>\w+): (?P<names>[\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -22,8 +22,9 @@ def claims_table(names: list[str]) -> str:
             rows.append(f"| {name} | not measured yet | | | |")
             continue
         for c in found["claims"]:
-            spread = f"{c['low']:.2f} – {c['high']:.2f}"
-            rows.append(f"| {c['name']} | {c['value']:.2f} | {spread} | {c['target']} | {_said(c['holds'])} |")
+            spread = f"{_figure(c['low'])} – {_figure(c['high'])}"
+            said = _said(c["holds"]) if c["target"] else ""
+            rows.append(f"| {c['name']} | {_figure(c['value'])} | {spread} | {c['target']} | {said} |")
     return "\n".join(rows)
 
 
@@ -35,8 +36,12 @@ def sides_table(names: list[str]) -> str:
         if found is None:
             rows.append(f"| {name} | not measured yet | | | |")
             continue
-        for side, r in found["results"].items():
-            rows.append(f"| {name} | {side} | {r['cpu_s']:.2f} | {r['wall_s']:.2f} | {r['peak_rss_mib']:.0f} |")
+        of = found["results"]
+        # a result of many works has the sides of each, beside figures of its own
+        works = {name: of} if "cpu_s" in next(iter(of.values())) else of
+        for work, sides in works.items():
+            for side, r in ((s, r) for s, r in sides.items() if isinstance(r, dict)):
+                rows.append(f"| {work} | {side} | {r['cpu_s']:.2f} | {r['wall_s']:.2f} | {r['peak_rss_mib']:.0f} |")
     return "\n".join(rows)
 
 
@@ -58,9 +63,14 @@ def _result(name: str) -> dict[str, Any] | None:
     return found
 
 
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.005 else f"{value:.1g}"
+
+
 def _said(holds: bool) -> str:
     return "yes" if holds else "**no**"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(rendered(PAGE.read_text("utf-8")), "utf-8")
+    for path in PAGES:
+        path.write_text(rendered(path.read_text("utf-8")), "utf-8")

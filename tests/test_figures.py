@@ -109,15 +109,26 @@ def test_studio(readme: str) -> None:
         assert f"{claims[f'http/{database}/pairs_per_s']['value']:.0f} " in text
 
 
-def test_performance_page() -> None:
-    """Its tables are those of the committed results."""
+def test_pages_of_figures() -> None:
+    """Their tables are those of the committed results."""
     import sys
 
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
-        from performance_tables import PAGE, rendered
+        from performance_tables import PAGES, rendered
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
-    page = PAGE.read_text("utf-8")
-    assert rendered(page) == page
-    assert page.count("<!-- claims:") + page.count("<!-- sides:") == page.count("<!-- end -->") == 7
+    for path, tables in zip(PAGES, (7, 8), strict=True):
+        page = path.read_text("utf-8")
+        assert rendered(page) == page
+        assert page.count("<!-- claims:") + page.count("<!-- sides:") == page.count("<!-- end -->") == tables
+
+
+def test_learning_speed() -> None:
+    """What the performance page says of it in words."""
+    text, found = (ROOT / "docs" / "performance.md").read_text("utf-8"), result("learning_speed")["at_leash"]
+    text = " ".join(text.split())
+    ours, theirs = ([seed[f"{side}_cpu_s"] for seed in found["seeds"]] for side in ("ours", "trl"))
+    assert f"({found['target_reward']:.3f}, mean of three seeds)" in text
+    assert f"ours takes {min(ours):.0f} to {max(ours):.0f} CPU seconds" in text
+    assert f"TRL {min(theirs):.0f} to {max(theirs):.0f}." in text
