@@ -68,10 +68,11 @@ EXPERT_STEPS = 65536
 EXPERT = PpoSettings(steps_per_environment=128, batch_size=128, learning_rate=1e-3, learning_rate_end=0.1)
 IMITATOR = PpoSettings(
     steps_per_environment=64, batch_size=128, learning_rate=1e-3, learning_rate_end=0.0, gamma=0.98, gae_lambda=0.9,
-    entropy_coef=0.01,
+    entropy_coef=0.03,
 )  # fmt: skip
-"""The entropy bonus was chosen on seeds 0 to 9: without it 3 of 7 ended in a policy that was sure too early. So were
-the steps and the end of the rate, after 4 of seeds 100 to 109 had not learned it in 150,000 steps."""
+"""The entropy bonus was chosen on seeds below 209: without it 3 of 7 ended in a policy that was sure too early, with
+0.01 one of 9. So were the steps and the end of the rate, after 4 of seeds 100 to 109 had not learned it in 150,000
+steps."""
 GAIL = AdversarialSettings()
 CLONING = CloningSettings(updates=1000)
 GRIDS: dict[str, Callable[[], TabularMdp]] = {
@@ -245,7 +246,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--first-seed", type=int, default=200, help="seeds below 110 were used to choose settings")
+    parser.add_argument("--first-seed", type=int, default=300, help="seeds below 300 were used to choose settings")
     parser.add_argument("--steps", type=int, default=400_000, help="environment steps of GAIL and of the constant arm")
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / ".cache" / "imitation_learning")
     parser.add_argument("--quick", action="store_true")
