@@ -233,7 +233,7 @@ def test_a_fitted_reward_is_paid_from_its_folder(live: bool, tmp_path: Path) -> 
 
 def test_stable_baselines3_trains_on_it() -> None:
     """What SB3 stores and bootstraps on is the learned reward; the true one is beside it."""
-    library = pytest.importorskip("stable_baselines3")
+    import stable_baselines3 as library
     from stable_baselines3.common.monitor import Monitor
 
     spec = EnvironmentSpec("Pendulum-v1", horizon="fixed", steps=50)
@@ -249,7 +249,6 @@ def test_stable_baselines3_trains_on_it() -> None:
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    pytest.importorskip("stable_baselines3")
     fitted(tmp_path, EnvironmentSpec("Pendulum-v1", horizon="fixed"))
     script, given = ROOT / "examples/reward_for_sb3.py", os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script), str(tmp_path), "--env", "Pendulum-v1", "--steps", "2048"]
