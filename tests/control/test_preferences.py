@@ -149,6 +149,15 @@ def test_a_skip_is_not_charged() -> None:
     assert len(made.questions.queries) > 85
 
 
+@pytest.mark.parametrize("turns_left", [1, 4])
+def test_all_labels_are_asked_for_in_however_few_turns(turns_left: int) -> None:
+    """Sessions that would fall into the last turn come before it; of a single turn nobody knows that it is the last."""
+    often = ASKED.model_copy(update={"sessions": 40})
+    made = train(learner(total=2048 + 512 * turns_left, preferences=often))
+    assert made.turns == turns_left
+    assert (made.answered == 80) == (turns_left > 1)
+
+
 def test_a_teacher_who_skips_everything_is_told_of() -> None:
     with pytest.raises(DataError, match=r"none of .* questions was answered"):
         learner(asker=MemoryAsker(Oracle(skip_below=50.0))).step()

@@ -126,6 +126,7 @@ class PreferenceLearner:
         self.before_waiting: Callable[[], None] = lambda: None
         """Called before people are waited for: a good moment for a checkpoint."""
         self.answered, self.sessions, self.turns, self.waited, self.explored = 0, 0, 0, 0, False
+        self.turn_steps = 0
         self._adopted = False
         self.fitted_on, self.fitted = 0, ""
         """How many judgements the reward was fitted on; those looked at last, as a digest of their ids."""
@@ -170,6 +171,7 @@ class PreferenceLearner:
             self.waited += self.agent.environments.steps - before.steps
         self._remember(steps)
         self.turns += 1
+        self.turn_steps = self.agent.environments.steps - before.steps
         known = {"preferences/labels": float(self.answered), "preferences/asked": float(len(self.questions.queries))}
         known |= {"preferences/sessions": float(self.sessions)}
         known |= {"environment/steps": float(self.agent.environments.steps)}
@@ -185,7 +187,7 @@ class PreferenceLearner:
         tally = self._tally()
         # where nothing more can replace what they passed over, what there is must do
         lost = sum(missing for split, missing in self._missing(tally).items() if self._given_up(split))
-        behind = self.schedule.behind(self.done, self.asking.enough) - lost
+        behind = self.schedule.behind(self._asked_by, self.asking.enough) - lost
         return self.reward is None or len(tally.settled) < behind
 
     @property
@@ -253,7 +255,12 @@ class PreferenceLearner:
         return put
 
     def _due(self) -> dict[Split, int]:
-        return self.schedule.by_split(self.schedule.due(self.schedule.passed(self.done)))
+        return self.schedule.by_split(self.schedule.due(self.schedule.passed(self._asked_by)))
+
+    @property
+    def _asked_by(self) -> float:
+        """``done``, as the schedule sees it: before the last turn, whatever is still to be asked is due."""
+        return self.done if self.done + self.turn_steps / self.total < 1 else 1.0
 
     def _missing(self, tally: Tally) -> dict[Split, int]:
         """How many questions are due that were not put yet, or are to be put elsewhere."""
@@ -370,5 +377,5 @@ class PreferenceLearner:
         return LearnedReward(ensemble, scale, about["version"], s.combination, s.pessimism)
 
 
-_COUNTERS = ("answered", "sessions", "turns", "waited", "explored", "fitted_on", "fitted")
+_COUNTERS = ("answered", "sessions", "turns", "turn_steps", "waited", "explored", "fitted_on", "fitted")
 _ARRAYS = ("observations", "actions", "successors", "rewards", "terminated", "truncated")
