@@ -107,6 +107,11 @@ def test_studio(readme: str) -> None:
     claims = {c["name"]: c for c in result("studio_http")["claims"]}
     for database in ("sqlite", "postgresql"):
         assert f"{claims[f'http/{database}/pairs_per_s']['value']:.0f} " in text
+    loop = {c["name"]: c for c in result("studio_loop")["claims"]}
+    won, p95 = loop["gold win rate over SFT"], loop["submit and claim while PPO trains, p95 in seconds"]
+    quoted = [f"{won['value']:.3f} ({won['low']:.3f} – {won['high']:.3f})", f"{p95['value']:.2f} "]
+    quoted.append(f"{loop['labels used']['value']:.0f} ")
+    assert [q for q in quoted if q not in text.replace("（", " (").replace("）", ")")] == []
 
 
 def test_pages_of_figures() -> None:
