@@ -9,7 +9,8 @@ has trained on a wrong reward, and preferences have turned to the right one.
     python benchmarks/control_feedback.py --quick          one short run; no result file
 
 Results: ``results/control_selection.json``, ``control_ratings.json``, ``control_turned.json``. Some 80 runs of one to
-two CPU minutes, kept in RUNS (``control_runs.py``). Left out: other ways to choose (``entropy``, ``k_centre``).
+two CPU minutes, kept in RUNS (``control_runs.py``), with ``christiano.py``'s settings of PPO. Left out: other ways to
+choose (``entropy``, ``k_centre``).
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from typing import Any
 
 import numpy as np
 
+import christiano
 from common import Claim, interval, write_result
 from control_runs import Cell, play, read, run_all
 from control_shares import Arm, difference, mean, share
 
 SEEDS = (0, 1, 2)
 Runs = Mapping[str, Mapping[str, Any]]
-CHEETAH = ("HalfCheetah-v5", 500_000, {"normalise_observations": True})
-PENDULUM = ("Pendulum-v1", 200_000, {"gamma": 0.95, "learning_rate": 1e-3})
-CARTPOLE = ("CartPole-v1", 150_000, {})
+PPO = {task.id: dict(task.ppo) for task in christiano.TASKS}
+CHEETAH = ("HalfCheetah-v5", 500_000, PPO["HalfCheetah-v5"])
+PENDULUM = ("Pendulum-v1", 200_000, PPO["Pendulum-v1"])
+CARTPOLE = ("CartPole-v1", 150_000, christiano.FALLING)
 BUDGETS = (60, 120, 250, 500, 1400)
 WAYS = ("random", "disagreement")
 SHARE = 0.9
