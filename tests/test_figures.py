@@ -123,8 +123,9 @@ def test_pages_of_figures() -> None:
         from performance_tables import PAGES, rendered
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
-    for path, tables in zip(PAGES, (7, 8), strict=True):
+    for path, tables in zip(PAGES, (7, 4), strict=True):
         page = path.read_text("utf-8")
+        assert "not measured yet |" not in page, "a table without its result"
         assert rendered(page) == page
         assert page.count("<!-- claims:") + page.count("<!-- sides:") == page.count("<!-- end -->") == tables
 

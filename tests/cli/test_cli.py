@@ -243,6 +243,8 @@ def test_trap_50_samples_and_rollouts_cannot_steer_the_terminal(cli: Cli, texts:
         (["run", "{finished}", "--gold-rate", "0.1", "--solo"], "--solo, --gold-rate without --studio"),
         (["run", "{finished}", "--studio", "--gold-rate", "1"], "gold_rate = 1"),
         (["run", "{finished}", "--studio", "--lease", "0"], "--lease 0"),
+        (["studio", "{finished}", "--lease", "nan"], "--lease nan"),
+        (["studio", "{finished}", "--lease", "inf"], "--lease inf"),
         (["run", "{finished}", "--studio", "--solo", "--name", "judges.lab"], "--solo with --name judges.lab"),
         (["new", "{tmp}/a", "--recipe", "tinytlk"], "did you mean 'tinytalk'?"),
         (["new", "{tmp}/a", "--set", "ppo.stepz=3"], "did you mean 'steps'?"),

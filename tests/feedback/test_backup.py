@@ -187,6 +187,9 @@ def busy(database: Database) -> None:
         times = {"created_at": 1.0, "seen_at": 1.0, "expires_at": 2.0}
         row = {"token_hash": "x", "account_id": "account-1", "csrf": "y"}
         connection.execute(sa.insert(schema.sessions).values(row | times))
+        for table, name in ((schema.seen, "query_id"), (schema.looked, "task_id")):
+            about = undone.query.id if table is schema.seen else "task-of-an-evaluation"
+            connection.execute(sa.insert(table).values({name: about, "teacher_id": case.people[1], "at": 3.25}))
         stage = {"key": "k", "name": "base", "round": 0, "status": "running", "seed": 1, "inputs": {"ratio": 1e-07}}
         connection.execute(sa.insert(schema.stages).values(stage))  # outputs: NULL, which is not JSON's null
 

@@ -202,6 +202,20 @@ def test_kill_inside_migration_leaves_the_older_schema_whole(tmp_path: Path, sta
     assert len(trigger_names(opened)) == 2 * len(schema.APPEND_ONLY)
 
 
+def test_a_study_of_an_earlier_revision_is_brought_up_to_date_with_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    made = Database.create(path)
+    add_task(made, "t1")
+    made.close()
+    with sqlite3.connect(path) as older:  # as revision 0003 left it
+        older.execute("DROP TABLE looked")
+        older.execute("UPDATE alembic_version SET version_num = '0003'")
+    opened = Database.open(path)
+    assert differences(opened) == []
+    assert task_ids(opened) == {"t1"}
+    opened.close()
+
+
 def test_error_rolls_back_and_frees_the_lock(database: Database) -> None:
     def fail_midway() -> None:
         with database.write() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,26 @@ def test_clips_of_what_comes_next_are_drawn_before_anybody_asks(tmp_path: Path) 
         while len(list((study / "clips").rglob("clip.json"))) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_a_killed_drawing_process_costs_no_clip(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "s")
+    (tmp_path / "kept").mkdir()
+    with running(study, StudioSettings(solo=True)) as here:
+        clips, query = here.studio.clips, compared(here, tmp_path / "kept")
+        places = [place for place in here.studio.presenter.shown([query])[0].clips if place is not None]
+        assert clips.file(places[0], "clip.mp4").exists()
+        assert clips._pool is not None
+        for process in list(clips._pool._processes.values()):
+            process.kill()
+            process.join()
+        shutil.rmtree(study / "clips")
+        for place in places:
+            clips._forget(place)
+        assert clips.file(places[1], "clip.mp4").exists()
+        pool = clips._pool
+        assert clips.file(places[0], "clip.mp4").exists()
+        assert clips._pool is pool  # one that works is kept
 
 
 def test_only_its_files_and_only_for_whom_it_was_asked(here: Running, asked: Query) -> None:

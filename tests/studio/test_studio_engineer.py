@@ -16,6 +16,7 @@ from studio_cases import Caller, Running, ask, events, make_study, running
 
 from tropism import client
 from tropism.errors import StoreError
+from tropism.feedback.records import Task
 from tropism.store import lineage, schema
 from tropism.store.metrics import MetricStore
 from tropism.studio.ab import confidence_sequence
@@ -271,6 +272,48 @@ def test_who_has_seen_which_policy_wrote_what_is_not_asked_which_is_better(here:
         again += 1
     assert again == 7
     assert len(other.claim()) == 1  # and whoever has not looked is asked about the rest
+
+
+def test_what_was_sent_to_the_queue_from_the_samples_is_for_those_who_have_not_seen_them(
+    here: Running, tmp_path: Path
+) -> None:
+    evaluated(here, tmp_path)
+    task = Task("train", {"prompt": "p"})
+    here.studio.log.add_tasks([task])
+    with (tmp_path / "rollouts" / "step-00007.jsonl").open("w") as file:
+        row = {"step": 7, "task_id": task.id, "prompt": "p", "completion": "c", "tokens": [1]}
+        file.write(json.dumps(row | {"reward_total": 2.0, "kl_nats": 0.5}) + "\n")
+    stage(here, "improve", 2, "done", {"rollouts": here.studio.artifacts.put(tmp_path / "rollouts")}, {})
+    engineer, other = here.person("engineer", "Curious"), here.person("annotator", "Other")
+    shown = engineer.get("samples", params={"step": 7}).json()["items"]
+    assert [item["task_id"] for item in shown] == [task.id]
+    body: dict[str, Any] = {"tasks": [], "candidates": [], "queries": []}
+    body["candidates"].append({"task": task.id, "kind": "text", "content": {"text": "c"}, "source": "samples"})
+    body["queries"].append({"task": task.id, "kind": "rating", "candidates": [0]})
+    assert engineer.post("queries", json=body).is_success
+    assert engineer.post("queue/claim", json={}).json()["items"] == []
+    assert [item["kind"] for item in other.claim()] == ["rating"]
+
+
+def test_a_test_that_nobody_could_answer_is_refused(here: Running, tmp_path: Path) -> None:
+    evaluated(here, tmp_path)
+    engineer, body = here.person("engineer"), {"policy_a": "policy-1", "policy_b": "base", "name": "n", "wanted": 5}
+    assert len(engineer.get("samples/side-by-side").json()["items"]) == 12
+    refused = engineer.post("ab-tests", json=body)
+    assert refused.status_code == 409
+    assert "nobody is left to ask" in refused.json()["error"]["message"]
+    here.person("annotator")
+    assert engineer.post("ab-tests", json=body).json()["wanted"] == 5
+
+
+def test_whoever_is_alone_is_asked_about_what_they_looked_at(tmp_path: Path) -> None:
+    with running(make_study(tmp_path / "s"), StudioSettings(solo=True)) as here:
+        evaluated(here, tmp_path)
+        me = here.nobody().enter()
+        assert len(me.get("samples/side-by-side").json()["items"]) == 12
+        body = {"policy_a": "policy-1", "policy_b": "base", "name": "n", "wanted": 5}
+        assert me.post("ab-tests", json=body).is_success
+        assert len(me.claim()) == 1
 
 
 def test_a_test_that_is_closed_asks_no_more(here: Running, tmp_path: Path) -> None:

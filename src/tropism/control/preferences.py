@@ -361,7 +361,7 @@ class PreferenceLearner:
             steps = Steps(**arrays, states=None)
             self.pool.chunks.append(Chunk(self.agent.environments.spec, steps, before, about["policy"]))
         for name in _COUNTERS:
-            setattr(self, name, meta[name])
+            setattr(self, name, meta.get(name, 0) if name == "turn_steps" else meta[name])  # older ones have none
         self.episodes = [(int(at), float(returned), int(length)) for at, returned, length in meta["episodes"]]
         self.visited = tensors["visited"].numpy()
         self.reward = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,8 @@ from tropism.feedback.chance import shuffled
 from tropism.feedback.projection import current_view
 from tropism.feedback.records import Candidate, Provenance, Query, Task
 from tropism.store import schema
-from tropism.store.database import insert_new
-from tropism.studio.blinding import looked_at
+from tropism.studio.accounts import judging
+from tropism.studio.blinding import looked_at, mark_looked
 from tropism.studio.problems import ApiError
 from tropism.studio.run_facts import read_stages
 from tropism.studio.sampled import answers_of, folders
@@ -117,11 +117,7 @@ def create(studio: Studio, policy_a: str, policy_b: str, name: str, wanted: int,
         raise ApiError(
             409, "conflict", "these policies' stored answers are the same, or to other tasks", "choose others"
         )
-    with studio.database.read() as connection:
-        known_by = looked_at(connection, both)
-    # at random, but first what the fewest people have seen under a policy's name: those are not asked about it
-    drawn = sorted(shuffled(len(both), 0, "ab", policy_a, policy_b), key=lambda i: len(known_by.get(both[i], ())))
-    chosen = [both[i] for i in drawn[:wanted]]
+    chosen = _unseen(studio, [both[i] for i in shuffled(len(both), 0, "ab", policy_a, policy_b)])[:wanted]
     made = f"ab-{secrets.token_hex(8)}"
     row = {"id": made, "policy_a": policy_a, "policy_b": policy_b, "name": name, "wanted": len(chosen)}
     tasks, candidates, queries = [], [], []
@@ -140,15 +136,25 @@ def create(studio: Studio, policy_a: str, policy_b: str, name: str, wanted: int,
         stamps = {"created_by": account_id, "created_at": time.time()}
         connection.execute(sa.insert(schema.ab_tests).values(row | stamps))
         studio.log.put_in(connection, tasks, candidates, queries)
-        known_by = looked_at(connection, chosen)
-        seen = [
-            {"query_id": query.id, "teacher_id": teacher, "at": stamps["created_at"]}
-            for id_, query in zip(chosen, queries, strict=True)
-            for teacher in sorted(known_by.get(id_, ()))
-        ]
-        insert_new(connection, schema.seen, seen)
+        mark_looked(connection, {query.id: id_ for query, id_ in zip(queries, chosen, strict=True)})
     studio.queue.want([query.id for query in queries], 1, ab_test=made, priority=-1)
     return made
+
+
+def _unseen(studio: Studio, tasks: Sequence[str]) -> list[str]:
+    """Those on which somebody may still be asked, since they have not seen the answers under a policy's name; first
+    those that the fewest have. Errors: ApiError where everybody has seen them all."""
+    if studio.settings.solo:
+        return list(tasks)
+    with studio.database.read() as connection:
+        judges = judging(connection)
+        known_by = looked_at(connection, tasks)
+    left = {task: len(judges - known_by.get(task, set())) for task in tasks}
+    found = sorted((task for task in tasks if left[task]), key=lambda task: -left[task])
+    if not found:
+        problem = "nobody is left to ask: whoever may judge has seen which of these policies wrote what"
+        raise ApiError(409, "conflict", problem, "invite somebody who has not, or choose other policies")
+    return found
 
 
 def result(connection: Connection, test: str) -> Result:

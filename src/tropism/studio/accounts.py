@@ -56,6 +56,13 @@ def create_in(connection: Connection, name: str, role: Role, password: str | Non
     return made
 
 
+def judging(connection: Connection) -> set[str]:
+    """Pseudonyms of all who may be asked."""
+    table = schema.accounts
+    active = sa.select(table.c.pseudonym, table.c.role).where(table.c.status == "active")
+    return {row.pseudonym for row in connection.execute(active) if rank(row.role) >= rank("annotator")}
+
+
 def solo_account(database: Database) -> str:
     """The id of the one account of ``--solo``, made on the first call. It has no password: nobody signs in as it."""
     find = sa.select(_table.c.id).where(_table.c.name == SOLO, _table.c.password_hash.is_(None))

@@ -10,13 +10,13 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from tropism.errors import TropismError
-from tropism.studio.helping import helper
+from tropism.studio.helping import Helper
 
 REST_S = 20.0
 """A new report is made no sooner than this after the last one."""
@@ -34,7 +34,7 @@ class Assessor:
 
     def __init__(self, place: Path | str, most_votes: int = 0) -> None:
         self.place, self.most_votes = place, most_votes
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Helper | None = None
         self._making: Future[dict[str, Any]] | None = None
         self._made: tuple[Mapping[str, Any], int, float] | None = None
         self._asked_for = 0
@@ -50,7 +50,7 @@ class Assessor:
             rested = time.monotonic() - self._failed_at > REST_S
             if stale and rested and self._making is None:
                 if self._pool is None:
-                    self._pool = helper()
+                    self._pool = Helper()
                 self._asked_for, self._making = events, self._pool.submit(_report, self.place, self.most_votes)
             return (None if self._made is None else self._made[0]), self._making is not None
 
@@ -63,7 +63,7 @@ class Assessor:
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.close()
 
     def _take_in(self) -> None:
         """Take the report that was being made, if it is done."""

@@ -4,13 +4,13 @@ A caller may still judge it as long as no answer or skip of theirs is settled (a
 and they hold it, or it wants more votes. Held and answered are by person; a role below annotator never judges. Whoever
 is shown what is hidden from others is noted (``reveal``), and the queue does not ask them about it any more, however
 many votes are wanted later, nor about what is made later of answers that they have seen under a policy's name. Left
-out: what people tell one another.
+out: what people tell one another, and a studio of one person, who has nobody else to ask.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -109,6 +109,19 @@ def looked_at(connection: Connection, tasks: Collection[str]) -> dict[str, set[s
     for row in connection.execute(sa.select(table).where(table.c.task_id.in_(sorted(tasks)))):
         found.setdefault(row.task_id, set()).add(row.teacher_id)
     return found
+
+
+def mark_looked(connection: Connection, queries: Mapping[str, str]) -> None:
+    """Inside the transaction that makes ``queries`` (id -> the task whose answers they are about): who has been shown
+    policies' answers to it is not asked."""
+    known = looked_at(connection, set(queries.values()))
+    now = time.time()
+    rows = [
+        {"query_id": query, "teacher_id": teacher, "at": now}
+        for query, task in queries.items()
+        for teacher in sorted(known.get(task, ()))
+    ]
+    insert_new(connection, schema.seen, rows)
 
 
 def queries_on(connection: Connection, tasks: Collection[str]) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tropism.errors import StoreError, TropismError
 from tropism.store.artifacts import ArtifactStore
-from tropism.studio.helping import helper
+from tropism.studio.helping import Helper
 from tropism.studio.problems import ApiError
 
 FILES: Final = {
@@ -48,8 +48,9 @@ class Clips:
 
     def __init__(self, folder: Path, artifacts: ArtifactStore) -> None:
         self.folder, self.artifacts = folder, artifacts
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Helper | None = None
         self._drawing: dict[Place, Future[Drawn | tuple[str, str]]] = {}
+        self._unfinished = set[Future[Drawn | tuple[str, str]]]()
         self._lock = threading.Lock()
 
     def addresses(self, base: str, place: Place) -> dict[str, Any]:
@@ -66,10 +67,15 @@ class Clips:
         }
 
     def draw_ahead(self, places: Sequence[Place]) -> None:
-        """Begin to draw clips that somebody will soon ask for, so that no request waits for it. What cannot be drawn is
-        said to whoever asks."""
-        for place in places:
-            self._ask(place)
+        """Begin to draw the first of these that nobody asked for yet, where nothing is being drawn: so no request waits
+        for it, and none waits behind it for long. What cannot be drawn is said to whoever asks."""
+        with self._lock:
+            if self._unfinished:
+                return
+            for place in places:
+                if place not in self._drawing:
+                    self._begin(place)
+                    return
 
     def file(self, place: Place, name: str) -> Path:
         """A clip's file, drawn now if need be. Errors: ApiError, 404 for another name, 503 where nothing is drawn."""
@@ -91,29 +97,37 @@ class Clips:
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.close()
 
     def _ask(self, place: Place) -> Future[Drawn | tuple[str, str]]:
         with self._lock:
-            if place not in self._drawing:
-                self._drawing[place] = self._submit(place)
-            return self._drawing[place]
+            known = self._drawing.get(place)
+            if known is not None and not (known.done() and isinstance(known.exception(), BrokenProcessPool)):
+                return known
+            return self._begin(place)
 
-    def _submit(self, place: Place) -> Future[Drawn | tuple[str, str]]:
-        if self._pool is not None:
-            try:
-                return self._pool.submit(_draw, self.folder, self.artifacts.root, *place)
-            except BrokenProcessPool:  # its process was killed: the next one may live
-                self._pool = None
-        self._pool = helper()
-        return self._pool.submit(_draw, self.folder, self.artifacts.root, *place)
+    def _begin(self, place: Place) -> Future[Drawn | tuple[str, str]]:
+        """Under the lock: have a clip drawn."""
+        try:
+            future = self._helper().submit(_draw, self.folder, self.artifacts.root, *place)
+        except BrokenProcessPool:  # its process was killed: the next one may live
+            self._pool = None
+            future = self._helper().submit(_draw, self.folder, self.artifacts.root, *place)
+        self._drawing[place] = future
+        self._unfinished.add(future)
+        future.add_done_callback(self._unfinished.discard)
+        return future
+
+    def _helper(self) -> Helper:
+        if self._pool is None:
+            self._pool = Helper()
+        return self._pool
 
     def _forget(self, place: Place) -> None:
-        """Try anew next time; a pool whose process died is of no use any more."""
+        """Try anew next time, unless it is still being drawn."""
         with self._lock:
-            future = self._drawing.pop(place, None)
-            if future is not None and future.done() and isinstance(future.exception(), BrokenProcessPool):
-                self._pool = None
+            if place in self._drawing and self._drawing[place].done():
+                del self._drawing[place]
 
 
 def _draw(cache: Path, artifacts: Path, artifact: str, row: int) -> Drawn | tuple[str, str]:

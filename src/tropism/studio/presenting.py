@@ -98,8 +98,7 @@ class Presenter:
         """Have the clips of some questions drawn, where what is shown of them is known."""
         with self._lock:
             soon = [self._kept[id_] for id_ in ids if id_ in self._kept]
-        for shown in soon:
-            self.clips.draw_ahead([clip for clip in shown.clips if clip is not None])
+        self.clips.draw_ahead([clip for shown in soon for clip in shown.clips if clip is not None])
 
     def item(self, claimed: Claimed, shown: Shown, guideline: int | None) -> dict[str, Any]:
         """A claimed question as the interface gives it."""

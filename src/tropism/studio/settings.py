@@ -7,6 +7,7 @@ checking study.toml (``study/config.py`` does, when the study is made and run).
 from __future__ import annotations
 
 import ipaddress
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class StudioSettings:
             except ValueError as error:
                 fix = "give the proxy's address, as 10.0.0.5, or its network, as 172.18.0.0/16"
                 raise ConfigError(f"--proxy {proxy}: {error}", fix) from error
-        if self.lease_s < LEAST_LEASE_S:
+        if not LEAST_LEASE_S <= self.lease_s < math.inf:
             raise ConfigError(f"--lease {self.lease_s:g}", f"give {LEAST_LEASE_S:g} seconds or more")
         for name in ("gold_rate", "repeat_rate"):
             if not 0 <= getattr(self, name) < 1:

@@ -129,7 +129,12 @@ class Studio:
         with self.database.read() as connection:
             queries = queries_on(connection, tasks)
         blind = self.reveal(caller, queries) if queries else Blind(frozenset(), frozenset())
-        note_looked(self.database, caller, set(tasks) - blind.tasks)
+        if not self.settings.solo:  # whoever is alone has nobody else to ask
+            note_looked(self.database, caller, set(tasks) - blind.tasks)
+            with self.database.read() as connection:
+                since = queries_on(connection, tasks) - queries
+            if since:  # asked by somebody in that moment
+                blind |= self.reveal(caller, since)
         return blind
 
     def close(self) -> None:

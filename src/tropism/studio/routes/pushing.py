@@ -14,6 +14,7 @@ from tropism.feedback.records import Candidate, Provenance, Query, Task
 from tropism.store import schema
 from tropism.studio.audit import note
 from tropism.studio.auth import Engineer, Here
+from tropism.studio.blinding import mark_looked
 from tropism.studio.problems import ApiError, reply
 from tropism.studio.routes import answers_run as told
 from tropism.studio.routes.forms import NewCandidate, NewQuery, NewTask, Pushed
@@ -32,6 +33,7 @@ def push(studio: Here, caller: Engineer, form: Pushed) -> Response:
     with studio.database.write() as connection:
         before = connection.execute(count).scalar_one()
         studio.log.put_in(connection, tasks, candidates, queries)
+        mark_looked(connection, {query.id: query.task_id for query in queries})
         new = connection.execute(count).scalar_one() - before
         note(connection, caller.account_id, "queries.push", "", {"queries": len(queries), "new": new})
     found: dict[str, Any] = {"tasks": [t.id for t in tasks], "candidates": [c.id for c in candidates]}
