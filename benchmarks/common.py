@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from tropism.digests import digest
 from tropism.runtime.precision import cpu_has_bf16
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -59,6 +60,17 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("tropism", "torch", "transformers", "numpy", "scipy")},
     }
+
+
+def kept(folder: Path, name: str, settings: Any, make: Callable[[], Any]) -> Any:
+    """What ``make`` measures, or measured before under these settings."""
+    path = folder / f"{name}-{digest(settings)[:12]}.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(make()))
+        partial.replace(path)
+    return json.loads(path.read_text())
 
 
 def write_result(

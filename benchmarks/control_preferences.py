@@ -9,11 +9,13 @@ or off, fragments of 25 or 50 steps, single networks or ensembles, which then ch
 not searched. Runs of the two sides are independent: the interval of their difference is Welch's.
 
     scripts/sb3_environment.sh FOLDER
-    python benchmarks/control_preferences.py --sb3-python FOLDER/bin/python [--rounds 3] [--only speed|learning]
+    python benchmarks/control_preferences.py --sb3-python FOLDER/bin/python --only speed [--rounds 3]
+    python benchmarks/control_preferences.py --sb3-python FOLDER/bin/python --only learning --folder RUNS
     python benchmarks/control_preferences.py --quick        ours alone and short; no result file
 
 Results: ``results/control_preferences_speed.json``, ``results/control_preferences_learning.json``. On two cores speed
-takes some six minutes and learning some twenty. Left out: real people (`imitation` has none).
+takes some six minutes and learning some thirty; its runs are kept in RUNS, so it may be stopped and started. Left out:
+real people (`imitation` has none).
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ import sys
 import time
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-from common import Claim, write_result
+from common import Claim, kept, write_result
 from control_shares import difference
 from speed_sides import HERE, drive, faster, in_turns, interpreter, summary
 
@@ -106,11 +109,20 @@ def speed(given: argparse.Namespace) -> None:
 def learning(given: argparse.Namespace) -> None:
     """True returns at equal labels and equal real steps, `imitation` at its best settings."""
     claims, found = [], dict[str, Any]()
+
+    def their_run(task: str, seed: int, settings: dict[str, int]) -> dict[str, Any]:
+        about = [task, seed, settings, TASKS[task], LABELS, ASKED_STEPS]
+        return kept(given.folder, f"{THEIRS}-{task}-{seed}", about, lambda: theirs(given, task, seed, **settings))
+
+    def our_run(task: str, seed: int, steps: int) -> dict[str, Any]:
+        about = [task, seed, steps, TASKS[task], LABELS]
+        return kept(given.folder, f"{OURS}-{task}-{seed}", about, lambda: of_ours(task, steps, seed))
+
     for task in TASKS:
-        tried = [(theirs(given, task, 0, **settings)["true_return"], settings) for settings in SEARCH]
+        tried = [(their_run(task, 0, settings)["true_return"], settings) for settings in SEARCH]
         best = max(tried, key=lambda row: row[0])[1]
-        peer = [theirs(given, task, seed, **best) for seed in SEEDS]
-        own = [of_ours(task, run["taken_steps"], seed) for run, seed in zip(peer, SEEDS, strict=True)]
+        peer = [their_run(task, seed, best) for seed in SEEDS]
+        own = [our_run(task, seed, run["taken_steps"]) for run, seed in zip(peer, SEEDS, strict=True)]
         returns = {side: [r["true_return"] for r in runs] for side, runs in ((THEIRS, peer), (OURS, own))}
         claims.append(ahead(task, returns[OURS], returns[THEIRS]))
         found[task] = {
@@ -133,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sb3-python", type=interpreter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=("speed", "learning"))
+    parser.add_argument("--folder", type=Path, help="keeps the runs of learning")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -144,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if given.sb3_python is None:
         parser.error("--sb3-python: where is the environment of scripts/sb3_environment.sh?")
+    if given.only != "speed" and given.folder is None:
+        parser.error("--folder: where are the runs kept?")
     if given.only != "learning":
         speed(given)
     if given.only != "speed":

@@ -22,7 +22,6 @@ demonstrations, AIRL.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,7 +32,7 @@ import numpy as np
 import torch
 from scipy.stats import beta
 
-from common import Claim, interval, write_result
+from common import Claim, interval, kept, write_result
 from tropism.control.adversarial import Adversarial, AdversarialSettings
 from tropism.control.agent import Actor
 from tropism.control.behaviour_cloning import CloningSettings, behaviour_cloning
@@ -51,7 +50,6 @@ from tropism.control.maximum_causal_entropy import (
 from tropism.control.networks import Floats
 from tropism.control.ppo import Ppo, PpoSettings
 from tropism.control.rollouts import RewardFunction
-from tropism.digests import digest
 from tropism.environments.gridworld import Doubles, TabularMdp, gridworld
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.stepping import Environments
@@ -220,17 +218,6 @@ def claims_of(grids: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[C
     name = f"CartPole, GAIL: share of seeds that reach {WANTED:g}"
     claims.append(Claim(name, reached, low, high, ">= 0.9", reached >= 0.9))
     return claims
-
-
-def kept(folder: Path, name: str, settings: Any, make: Callable[[], Any]) -> Any:
-    """What ``make`` measures, or measured before under these settings."""
-    path = folder / f"{name}-{digest(settings)[:12]}.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(make()))
-        partial.replace(path)
-    return json.loads(path.read_text())
 
 
 def settings_of(steps: int) -> dict[str, Any]:
