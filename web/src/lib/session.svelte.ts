@@ -38,11 +38,16 @@ class Session {
   }
 
   async signOut(): Promise<void> {
+    this.clear(); // first: once nobody is signed in, the page may be gone before the answer is here
     await call("DELETE", "session");
-    // whoever sits down next is not to read them; the studio has them
+    this.clear();
+    await this.refresh();
+  }
+
+  /** Whoever sits down next is not to read what was written here; the studio has it. */
+  private clear(): void {
     for (const name of names(localStorage, "draft.")) save(localStorage, name, undefined);
     save(sessionStorage, "held", undefined);
-    await this.refresh();
   }
 
   /** Change settings here at once, and on the account where there is one. */
