@@ -25,10 +25,8 @@ Left out: people who change, and people who talk to each other.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -36,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from common import Claim, interval, write_result
+from common import Claim, interval, kept, write_result
 from tropism.data import read
 from tropism.data.judgements import to_judgements
 from tropism.evaluation.intervals import bootstrap_paired, wilson
@@ -59,19 +57,6 @@ PLAIN = JointSettings(position=False, length=False, rounds=0, spreads=Spreads(sk
 QUERIES, MOST, FIXED = 1500, 9, (3, 5)
 THRESHOLDS = np.arange(2, 49) / 100
 SPLITS = 5
-
-
-def kept(work: Path | None, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``make`` gives, kept in the folder ``work`` if there is one, and not made again."""
-    if work is None:
-        return make()
-    file = work / f"{key.replace(' ', '_').replace(',', '')}.json"
-    if not file.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".partial")
-        unfinished.write_text(json.dumps(make()))
-        unfinished.replace(file)
-    return dict(json.loads(file.read_text()))
 
 
 def simulated(name: str, seed: int) -> dict[str, Any]:
@@ -328,10 +313,14 @@ def main() -> None:
     options = parser.parse_args()
     seeds, splits = (2, 1) if options.quick else (options.seeds, SPLITS)
     work = None if options.quick else options.work
-    rows = [kept(work, f"{name} {seed}", partial(simulated, name, seed)) for name in SETTINGS for seed in range(seeds)]
-    overlap = [kept(work, f"overlap {seed}", partial(adaptive, seed)) for seed in range(seeds)]
+    rows = [
+        kept(work, f"{name}-{seed}", repr(settings), partial(simulated, name, seed))
+        for name, settings in SETTINGS.items()
+        for seed in range(seeds)
+    ]
+    overlap = [kept(work, f"overlap-{seed}", [QUERIES, MOST, FIXED], partial(adaptive, seed)) for seed in range(seeds)]
     numbers = range(splits if options.data else 0)
-    found = summary([kept(work, f"real {seed}", partial(real, options.data, seed)) for seed in numbers])
+    found = summary([kept(work, f"real-{seed}", SPLITS, partial(real, options.data, seed)) for seed in numbers])
     claims = claims_of(rows, overlap, found)
     for claim in claims:
         print(f"{claim.name}: {claim.value:.4f} [{claim.low:.4f}, {claim.high:.4f}] {claim.target} {claim.holds}")

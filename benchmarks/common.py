@@ -62,8 +62,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def kept(folder: Path, name: str, settings: Any, make: Callable[[], Any]) -> Any:
-    """What ``make`` measures, or measured before under these settings."""
+def kept(folder: Path | None, name: str, settings: Any, make: Callable[[], Any]) -> Any:
+    """What ``make`` measures, or measured before under these settings; without a folder always anew."""
+    if folder is None:
+        return make()
     path = folder / f"{name}-{digest(settings)[:12]}.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
