@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,29 +40,36 @@ class Task:
 
     id: str
     steps: int
-    ppo: Mapping[str, Any] = field(default_factory=dict)
-    segment: int = 50
+    ppo: Mapping[str, Any]
+    segment: int
+    reward: Mapping[str, Any]
     arms: tuple[str, ...] = (TRUE, "700", "1400")
 
     def cell(self, arm: str, seed: int) -> Cell:
         """A run."""
-        labels, preferences = (0 if arm == TRUE else int(arm)), {"segment_length": self.segment}
-        name = f"{self.id}-{arm}-{seed}"
-        return Cell(name, self.id, self.steps, seed, self.ppo, labels, preferences=preferences)
+        name, labels = f"{self.id}-{arm}-{seed}", 0 if arm == TRUE else int(arm)
+        if not labels:
+            return Cell(name, self.id, self.steps, seed, self.ppo)
+        preferences = {"segment_length": self.segment}
+        return Cell(name, self.id, self.steps, seed, self.ppo, labels, preferences=preferences, reward=self.reward)
 
 
 FALLING = {"learning_rate_end": 0.0}
-"""Chosen on the true reward, as was HalfCheetah's smaller noise at the start: with more of it runs ended in a poor gait
-from which none got away, whoever paid."""
-NORMAL = {"normalise_observations": True, **FALLING}
+WALKING = {"normalise_observations": True, "normalise_rewards": True, **FALLING}
+"""PPO's settings were chosen on the true reward, as was HalfCheetah's smaller noise at the start: with more of it runs
+ended in a poor gait from which none got away, whoever paid."""
+EXACT = {"label_error": 0.01}
+MOVING = {**EXACT, "successors": True}
+"""This teacher does not err. What it pays for is how far a step leads, which shows in the observation that follows."""
 TASKS = (
-    Task("HalfCheetah-v5", 1_000_000, {**NORMAL, "gamma": 0.98, "log_std": -1.0}, arms=(TRUE, "350", "700", "1400")),
-    Task("Hopper-v5", 1_000_000, NORMAL),
-    Task("Walker2d-v5", 1_000_000, NORMAL),
-    Task("Swimmer-v5", 1_000_000, {**NORMAL, "gamma": 0.9999, "gae_lambda": 0.98}),
-    Task("Reacher-v5", 300_000, {**NORMAL, "gamma": 0.95}, segment=25),
-    Task("Pendulum-v1", 300_000, {"gamma": 0.95, "learning_rate": 1e-3, **FALLING}),
-)
+    Task("HalfCheetah-v5", 1_000_000, {**WALKING, "gamma": 0.98, "log_std": -1.0}, 100, MOVING,
+         arms=(TRUE, "350", "700", "1400")),
+    Task("Hopper-v5", 1_000_000, WALKING, 100, MOVING),
+    Task("Walker2d-v5", 1_000_000, WALKING, 100, MOVING),
+    Task("Swimmer-v5", 1_000_000, {**WALKING, "gamma": 0.9999, "gae_lambda": 0.98}, 100, MOVING),
+    Task("Reacher-v5", 300_000, {"normalise_observations": True, "gamma": 0.95, **FALLING}, 25, EXACT),
+    Task("Pendulum-v1", 300_000, {"gamma": 0.95, "learning_rate": 1e-3, **FALLING}, 25, EXACT),
+)  # fmt: skip
 
 
 def claims_of(runs: Mapping[str, Mapping[str, Any]]) -> tuple[list[Claim], dict[str, dict[str, Any]]]:

@@ -9,7 +9,7 @@ has trained on a wrong reward, and preferences have turned to the right one.
     python benchmarks/control_feedback.py --quick          one short run; no result file
 
 Results: ``results/control_selection.json``, ``control_ratings.json``, ``control_turned.json``. Some 80 runs of one to
-two CPU minutes, kept in RUNS (``control_runs.py``), with ``christiano.py``'s settings of PPO. Left out: other ways to
+two CPU minutes, kept in RUNS (``control_runs.py``), with ``christiano.py``'s settings. Left out: other ways to
 choose (``entropy``, ``k_centre``).
 """
 
@@ -18,23 +18,24 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import christiano
+from christiano import Task
 from common import Claim, interval, write_result
 from control_runs import Cell, play, read, run_all
 from control_shares import Arm, difference, mean, share
 
 SEEDS = (0, 1, 2)
 Runs = Mapping[str, Mapping[str, Any]]
-PPO = {task.id: dict(task.ppo) for task in christiano.TASKS}
-CHEETAH = ("HalfCheetah-v5", 500_000, PPO["HalfCheetah-v5"])
-PENDULUM = ("Pendulum-v1", 200_000, PPO["Pendulum-v1"])
-CARTPOLE = ("CartPole-v1", 150_000, christiano.FALLING)
+TASKS = {task.id: task for task in christiano.TASKS}
+CHEETAH = replace(TASKS["HalfCheetah-v5"], steps=500_000)
+PENDULUM = replace(TASKS["Pendulum-v1"], steps=200_000)
+CARTPOLE = Task("CartPole-v1", 150_000, christiano.FALLING, 25, {})
 BUDGETS = (60, 120, 250, 500, 1400)
 WAYS = ("random", "disagreement")
 SHARE = 0.9
@@ -48,8 +49,8 @@ TURNED = 0.75
 def selection_cells() -> list[Cell]:
     """Every budget with either way of choosing."""
     return [
-        Cell(f"select-{task}-{way}-{labels}-{seed}", task, steps, seed, ppo, labels, selection=way)
-        for task, steps, ppo in (CHEETAH, PENDULUM)
+        replace(task.cell(str(labels), seed), name=f"select-{task.id}-{way}-{labels}-{seed}", selection=way)
+        for task in (CHEETAH, PENDULUM)
         for labels in BUDGETS
         for way in WAYS
         for seed in SEEDS
@@ -62,7 +63,7 @@ def selection_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
     A run that the largest budget was not enough for counts as that budget, and the claim says how many did: what they
     need is more, and not known."""
     claims, found = [], dict[str, Any]()
-    for task in (CHEETAH[0], PENDULUM[0]):
+    for task in (CHEETAH.id, PENDULUM.id):
 
         def returns(way: str, labels: int, task: str = task) -> list[float]:
             return [runs[f"select-{task}-{way}-{labels}-{seed}"]["true_return"] for seed in SEEDS]
@@ -107,23 +108,20 @@ def labels_to(goal: float, returns: Sequence[float]) -> Needed:
 def ratings_cells() -> list[Cell]:
     """The true reward, ratings of steps, ratings of segments."""
     cells = []
-    for task, steps, ppo in (CARTPOLE, PENDULUM):
+    for task in (CARTPOLE, PENDULUM):
         for seed in SEEDS:
-            cells.append(Cell(f"rate-{task}-true-{seed}", task, steps, seed, ppo))
+            cells.append(replace(task.cell(christiano.TRUE, seed), name=f"rate-{task.id}-true-{seed}"))
             for what, labels, length in (("steps", 2000, 1), ("segments", 1000, 25)):
-                cells.append(
-                    Cell(
-                        f"rate-{task}-{what}-{seed}", task, steps, seed, ppo, labels, kind="rating", oracle=NOISE,
-                        preferences={"segment_length": length},
-                    )
-                )  # fmt: skip
+                rated = replace(task, segment=length).cell(str(labels), seed)
+                name = f"rate-{task.id}-{what}-{seed}"
+                cells.append(replace(rated, name=name, kind="rating", oracle=NOISE, reward={}))
     return cells
 
 
 def ratings_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
     """Shares of the true reward's return above random actions."""
     claims = []
-    for task in (CARTPOLE[0], PENDULUM[0]):
+    for task in (CARTPOLE.id, PENDULUM.id):
         true = [runs[f"rate-{task}-true-{seed}"] for seed in SEEDS]
         for what in ("steps", "segments"):
             own = [runs[f"rate-{task}-{what}-{seed}"] for seed in SEEDS]
@@ -135,12 +133,12 @@ def ratings_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
 
 def turned_cells() -> list[Cell]:
     """Running backwards, then 500 comparisons by a teacher who wants it forwards; forwards from the beginning."""
-    task, steps, ppo = CHEETAH
     cells = []
     for seed in SEEDS:
-        cells.append(Cell(f"turn-wrong-{seed}", task, steps, seed, ppo, wanted=BACKWARDS))
-        cells.append(Cell(f"turn-right-{seed}", task, steps, seed, ppo))
-        cells.append(Cell(f"turn-turned-{seed}", task, steps, seed, ppo, 500, start=f"turn-wrong-{seed}"))
+        right, wrong = CHEETAH.cell(christiano.TRUE, seed), f"turn-wrong-{seed}"
+        cells.append(replace(right, name=wrong, wanted=BACKWARDS))
+        cells.append(replace(right, name=f"turn-right-{seed}"))
+        cells.append(replace(CHEETAH.cell("500", seed), name=f"turn-turned-{seed}", start=wrong))
     return cells
 
 
@@ -151,7 +149,7 @@ def turned_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
     right = [runs[f"turn-right-{seed}"] for seed in SEEDS]
     before = [r["start_return"] for r in turned]
     gain, low, high = interval([r["true_return"] - b for r, b in zip(turned, before, strict=True)])
-    found = share([Arm.of(CHEETAH[0], turned, right)], mean)
+    found = share([Arm.of(CHEETAH.id, turned, right)], mean)
     return [
         Claim("HalfCheetah-v5: true return gained over the wrong policy", gain, low, high, "low > 0", low > 0),
         Claim(
@@ -177,7 +175,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         with tempfile.TemporaryDirectory() as folder:
-            cell = Cell("quick", "Pendulum-v1", 12_000, 0, PENDULUM[2], 40, selection="disagreement")
+            cell = replace(PENDULUM.cell("40", 0), steps=12_000, selection="disagreement")
             write_result("control_feedback", [], {"run": play(cell, Path(folder))}, quick=True)
         return
     if given.folder is None:

@@ -105,7 +105,8 @@ def test_weights_that_are_not_finite_are_an_error() -> None:
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 @pytest.mark.parametrize("normalise", [False, True])
 def test_resume_in_mid_episode_gives_the_same_bits(env: str, normalise: bool, tmp_path: Path) -> None:
-    straight, first = (ppo(env, normalise_observations=normalise) for _ in range(2))
+    settings = {"normalise_observations": normalise, "normalise_rewards": normalise}
+    straight, first = (ppo(env, **settings) for _ in range(2))
     for update in range(4):
         straight.advance(None, update / 4)
     for update in range(2):
@@ -113,7 +114,7 @@ def test_resume_in_mid_episode_gives_the_same_bits(env: str, normalise: bool, tm
     assert (first.environments.lengths > 0).any()
     tensors, meta = first.state()
     save_state(tmp_path, tensors=tensors, meta=meta)
-    second = ppo(env, normalise_observations=normalise, seed=0)
+    second = ppo(env, seed=0, **settings)
     second.restore(*load_state(tmp_path))
     for update in range(2, 4):
         steps, _ = second.advance(None, update / 4)
@@ -150,6 +151,20 @@ def test_statistics_of_observations_stand_still_within_a_rollout() -> None:
     assert agent.normaliser.count == before.count + count
     before.update(steps.observations)
     np.testing.assert_array_equal(before.mean, agent.normaliser.mean)
+
+
+def test_rewards_in_other_units_teach_the_same() -> None:
+    """With rewards divided by the deviation of returns, a reward a thousand times larger gives the same weights; it
+    does not without."""
+
+    def learned(unit: float, normalise: bool) -> torch.Tensor:
+        agent = ppo("Pendulum-v1", normalise_rewards=normalise)
+        for _ in range(4):
+            agent.advance(lambda o, a, s: (unit * o[:, 0]).astype(np.float32), 0.0)
+        return agent.actor.params
+
+    torch.testing.assert_close(learned(1000.0, True), learned(1.0, True), rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(learned(1000.0, False), learned(1.0, False), rtol=1e-3, atol=1e-4)
 
 
 def test_the_learning_rate_falls_in_a_line() -> None:

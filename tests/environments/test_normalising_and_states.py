@@ -9,7 +9,7 @@ import pytest
 import tiny_environments  # noqa: F401 - registers them
 
 from tropism.environments.making import EnvironmentSpec, make
-from tropism.environments.normalising import Normaliser
+from tropism.environments.normalising import Normaliser, ReturnScale
 from tropism.environments.states import get_state, set_state
 from tropism.errors import DataError
 
@@ -24,6 +24,29 @@ def test_statistics_are_those_of_all_observations_together() -> None:
     rows = np.concatenate([part.reshape(-1, 4) for part in parts]).astype(np.float64)
     expected = (rows - rows.mean(0)) / rows.std(0)
     assert np.allclose(normaliser(rows.astype(np.float32)), expected, atol=1e-5)
+
+
+def test_rewards_are_divided_by_the_deviation_of_discounted_returns() -> None:
+    """By hand, over three parts in which episodes end within and between parts; what is found goes on where it was."""
+    stream = np.random.default_rng(0)
+    rewards = stream.normal(3, 5, (60, 2)).astype(np.float32)
+    ends = stream.random((60, 2)) < 0.1
+    ends[19, 0] = True
+    seen, carry = [], np.zeros(2)
+    for t in range(60):
+        carry = carry * 0.9 + rewards[t]
+        seen.append(carry.copy())
+        carry = np.where(ends[t], 0, carry)
+    scale = ReturnScale(2, 0.9, active=True)
+    for start in (0, 20, 40):
+        part = slice(start, start + 20)
+        again = ReturnScale(2, 0.9, active=True)
+        again.load(json.loads(json.dumps(scale.state())))
+        found = scale(rewards[part], ends[part])
+        assert np.array_equal(again(rewards[part], ends[part]), found)
+        assert np.allclose(found, rewards[part] / np.std(seen[: part.stop]), rtol=1e-5)
+    assert scale(rewards, ends).dtype == np.float32
+    assert ReturnScale(2, 0.9, active=False)(rewards, ends) is rewards
 
 
 def test_statistics_move_only_when_told_and_come_back_exactly() -> None:

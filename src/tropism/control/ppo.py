@@ -23,6 +23,7 @@ from tropism.control.networks import ActorCritic, Floats
 from tropism.control.policy import begin, describe, normaliser_of
 from tropism.control.rollouts import RewardFunction, Steps, advantages, collect
 from tropism.engine.kernels.small_networks import STATS
+from tropism.environments.normalising import ReturnScale
 from tropism.environments.stepping import Environments
 from tropism.errors import ContractError, DivergenceError
 from tropism.objectives.kl import kl_old_penalty
@@ -55,6 +56,8 @@ class PpoSettings(Section):
     max_grad_norm: float = Field(0.5, ge=0)
     normalise_observations: bool = False
     """Bring observations to mean 0 and deviation 1, by statistics that move between rollouts only."""
+    normalise_rewards: bool = False
+    """Divide rewards by the deviation of discounted returns so far, so that values are of one size, whatever pays."""
     whiten: Literal["rollout", "mini_batch", "none"] = "rollout"
     """Over what advantages are brought to mean 0 and deviation 1."""
     hidden: tuple[int, ...] = (64, 64)
@@ -102,6 +105,7 @@ class Ppo:
             e.picture,
         )  # fmt: skip
         self.normaliser = normaliser_of(e, settings.normalise_observations)
+        self.scale = ReturnScale(e.count, settings.gamma, settings.normalise_rewards)
         self.adam = Adam.of(self.actor.params)
         self.updates = 0
 
@@ -113,7 +117,8 @@ class Ppo:
         s, seed = self.settings, derive(self.seed, "act", self.updates)
         rollout = collect(self.actor, self.environments, s.steps_per_environment, seed, self.normaliser)
         rewards = rollout.steps.paid(reward)
-        raw, returns = advantages(self.actor, rollout, rewards, s.gamma, s.gae_lambda)
+        scaled = self.scale(rewards, rollout.steps.ends)
+        raw, returns = advantages(self.actor, rollout, scaled, s.gamma, s.gae_lambda)
         batch = {
             "observations": rollout.inputs.reshape(-1, rollout.inputs.shape[-1]),
             "actions": rollout.steps.flat("actions"),
@@ -144,6 +149,7 @@ class Ppo:
             "step": self.adam.step,
             "updates": self.updates,
             "normaliser": self.normaliser.state(),
+            "scale": self.scale.state(),
             "environments": self.environments.position(),
         }
         return tensors, meta
@@ -154,6 +160,7 @@ class Ppo:
             own.copy_(tensors[name])
         self.adam.step, self.updates = meta["step"], meta["updates"]
         self.normaliser.load(meta["normaliser"])
+        self.scale.load(meta["scale"])
         self.environments.restore(meta["environments"])
 
     def policy(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

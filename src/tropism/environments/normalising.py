@@ -1,6 +1,6 @@
-"""Observation statistics: mean 0, deviation 1; moved only between rollouts, frozen wherever a reward is fitted on them.
+"""Statistics of observations and of returns: moved only between rollouts, frozen wherever a reward is fitted on them.
 
-Left out: normalised rewards; a learned reward has its own frozen scale (``reward/ensemble.py``).
+Left out: rewards brought to mean 0: a constant changes what is best where episodes may end early.
 """
 
 from __future__ import annotations
@@ -55,3 +55,42 @@ class Normaliser:
         self.count = int(state["count"])
         self.mean, self.squares = np.array(state["mean"]), np.array(state["squares"])
         self._settle()
+
+
+class ReturnScale:
+    """Divides rewards by the deviation of discounted returns so far (Engstrom et al. 2020, "Implementation matters in
+    deep policy gradients", section 3), clipped; the identity if not ``active``. The value network then sees numbers of
+    one size, whatever pays: a learned reward of deviation 1 a step has returns in the thousands over long horizons.
+    """
+
+    def __init__(self, count: int, gamma: float, active: bool, clip: float = 10.0) -> None:
+        self.gamma, self.active, self.clip = gamma, active, clip
+        self.returns = np.zeros(count)
+        self.seen, self.mean, self.squares = 0, 0.0, 0.0
+
+    def __call__(self, rewards: Floats, ends: NDArray[np.bool_]) -> Floats:
+        """Rewards ``[T, N]`` of the steps that follow those before, in units of the deviation, these included;
+        ``ends``: an episode's last steps."""
+        if not self.active:
+            return rewards
+        found = np.empty(rewards.shape)
+        for t in range(len(rewards)):
+            self.returns = self.returns * self.gamma + rewards[t]
+            found[t] = self.returns
+            self.returns[ends[t]] = 0.0
+        mean, count = float(found.mean()), found.size
+        delta, total = mean - self.mean, self.seen + count
+        self.squares += float(((found - mean) ** 2).sum()) + delta**2 * (self.seen * count / total)
+        self.mean += delta * (count / total)
+        self.seen = total
+        scaled = rewards / np.sqrt(self.squares / total + 1e-8)
+        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as JSON."""
+        return {"returns": self.returns.tolist(), "seen": self.seen, "mean": self.mean, "squares": self.squares}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take what ``state`` gave."""
+        self.returns = np.array(state["returns"])
+        self.seen, self.mean, self.squares = int(state["seen"]), float(state["mean"]), float(state["squares"])
