@@ -1,7 +1,7 @@
 """The hopper's backflip from comparisons (Christiano et al. 2017, section 3.2), with a program as the teacher.
 
 No reward of the environment asks for it. The teacher compares segments by how far the hopper turns backwards in the air
-and stands still otherwise (``environments/tricks.py``); the agent sees its answers alone, 900 or fewer. Whether the
+and whether it then stands (``environments/tricks.py``); the agent sees its answers alone, 900 or fewer. Whether the
 flip is done is judged by the simulator's state on episodes that nothing has learned from, on modes of actions: in one
 flight the pitch turns backwards by 2 pi or more, and the hopper comes down on its foot and stands. A seed counts if
 that happens in at least half of its episodes. Beside it stands the same PPO paid by the teacher's own measure.
@@ -26,18 +26,21 @@ import numpy as np
 from common import Claim, write_result
 from control_runs import Cell, play, read, run_all
 
-LABELS, STEPS, HORIZON, SEEDS = 900, 1_000_000, 300, (0, 1, 2, 3, 4)
+LABELS, STEPS, HORIZON, SEEDS = 900, 1_000_000, 200, (0, 1, 2, 3, 4)
 EPISODES, SHARE, WANTED_SEEDS = 20, 0.5, 3
-PPO = {"normalise_observations": True, "learning_rate_end": 0.0}
-WANTED = "tropism.environments.tricks:hopper_backflip"
+PPO = {"normalise_observations": True, "normalise_rewards": True, "learning_rate_end": 0.0}
+ASKED = {"segment_length": 50, "initial_share": 0.05, "sessions": 40}
+"""Few labels about a policy that cannot jump yet, often once it can."""
+REWARD = {"label_error": 0.01}
+WANTED = "tropism.environments.tricks:HopperBackflip"
 
 
 def cell_of(arm: str, seed: int, steps: int = STEPS) -> Cell:
     """A run: ``arm`` is the number of labels, or ``true``."""
     labels = 0 if arm == "true" else int(arm)
     return Cell(
-        f"backflip-{arm}-{seed}", "Hopper-v5", steps, seed, PPO, labels, preferences={"segment_length": 100},
-        wanted=WANTED, horizon=HORIZON,
+        f"backflip-{arm}-{seed}", "Hopper-v5", steps, seed, PPO, labels, selection="disagreement", preferences=ASKED,
+        reward=REWARD, wanted=WANTED, horizon=HORIZON,
     )  # fmt: skip
 
 

@@ -1,16 +1,17 @@
 """Agents that learn from comparisons beside agents that see the true reward (Christiano et al. 2017, section 3.1).
 
 On each task the same PPO learns three times: from the true reward, and from 700 and 1,400 comparisons of its own
-segments by a synthetic teacher that sees the true reward (350 besides on HalfCheetah). All tasks have a fixed horizon:
-a walker that falls goes on lying. A return is normalised by the task's own ends: 0 is random actions, 1 the mean of the
-runs on the true reward. What is claimed is the interquartile mean over tasks and seeds, with a bootstrap of seeds
-within tasks and arms (Agarwal et al. 2021), those on the true reward included; every task is listed. Environment steps
-are counted at the environment, those of asking included.
+segments, those on which the ensemble disagrees most, by a synthetic teacher that sees the true reward (350 besides on
+HalfCheetah). All tasks have a fixed horizon: a walker that falls goes on lying. A return is normalised by the task's
+own ends: 0 is random actions, 1 the mean of the runs on the true reward. What is claimed is the interquartile mean over
+tasks and seeds, with a bootstrap of seeds within tasks and arms (Agarwal et al. 2021), those on the true reward
+included; every task is listed. Environment steps are counted at the environment, those of asking included.
 
     python benchmarks/christiano.py --folder RUNS [--tasks HalfCheetah-v5 …] [--seeds 0 1 2] [--jobs 2]
+    python benchmarks/christiano.py                 the result and the plot anew, from the runs behind them
     python benchmarks/christiano.py --quick         one short run of each kind; no result file
 
-Some 60 runs of one to three CPU minutes, kept in RUNS (``control_runs.py``); the result and the plot are written when
+Some 60 runs of one to four CPU minutes, kept in RUNS (``control_runs.py``); the result and the plot are written when
 all are there. Left out: real people.
 """
 
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from common import RESULTS, Claim, write_result
-from control_runs import Cell, play, read, run_all
+from control_runs import KEPT, Cell, play, read, run_all
 from control_shares import Arm, mean, share
 
 TRUE, SEEDS = "true", (0, 1, 2)
@@ -50,8 +51,10 @@ class Task:
         name, labels = f"{self.id}-{arm}-{seed}", 0 if arm == TRUE else int(arm)
         if not labels:
             return Cell(name, self.id, self.steps, seed, self.ppo)
-        preferences = {"segment_length": self.segment}
-        return Cell(name, self.id, self.steps, seed, self.ppo, labels, preferences=preferences, reward=self.reward)
+        return Cell(
+            name, self.id, self.steps, seed, self.ppo, labels, selection="disagreement",
+            preferences={"segment_length": self.segment}, reward=self.reward,
+        )  # fmt: skip
 
 
 FALLING = {"learning_rate_end": 0.0}
@@ -130,7 +133,7 @@ def plot(runs: Mapping[str, Mapping[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="folder that keeps the runs")
+    parser.add_argument("--folder", type=Path, default=KEPT, help="keeps the runs; an empty one begins anew")
     parser.add_argument("--tasks", nargs="+", choices=[t.id for t in TASKS], default=[t.id for t in TASKS])
     parser.add_argument("--arms", nargs="+", help="make these arms' runs now")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="make these seeds' runs now")
@@ -143,8 +146,6 @@ def main() -> None:
             made = [play(short.cell(arm, 0), Path(folder)) for arm in (TRUE, "700")]
         write_result("christiano", [], {"runs": made}, quick=True)
         return
-    if given.folder is None:
-        parser.error("--folder: where are the runs kept?")
     wanted = [
         task.cell(arm, seed)
         for seed in given.seeds

@@ -6,6 +6,7 @@ by a noisy rater, fitted by regression while they train, beside the true reward.
 has trained on a wrong reward, and preferences have turned to the right one.
 
     python benchmarks/control_feedback.py --folder RUNS [--only selection ratings turned] [--jobs 2]
+    python benchmarks/control_feedback.py                  the results anew, from the runs behind them
     python benchmarks/control_feedback.py --quick          one short run; no result file
 
 Results: ``results/control_selection.json``, ``control_ratings.json``, ``control_turned.json``. Some 80 runs of one to
@@ -27,7 +28,7 @@ import numpy as np
 import christiano
 from christiano import Task
 from common import Claim, interval, write_result
-from control_runs import Cell, play, read, run_all
+from control_runs import KEPT, Cell, play, read, run_all
 from control_shares import Arm, difference, mean, share
 
 SEEDS = (0, 1, 2)
@@ -114,7 +115,7 @@ def ratings_cells() -> list[Cell]:
             for what, labels, length in (("steps", 2000, 1), ("segments", 1000, 25)):
                 rated = replace(task, segment=length).cell(str(labels), seed)
                 name = f"rate-{task.id}-{what}-{seed}"
-                cells.append(replace(rated, name=name, kind="rating", oracle=NOISE, reward={}))
+                cells.append(replace(rated, name=name, kind="rating", selection="random", oracle=NOISE, reward={}))
     return cells
 
 
@@ -168,7 +169,7 @@ PARTS: Mapping[str, tuple[Callable[[], list[Cell]], Callable[[Runs], tuple[list[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="folder that keeps the runs")
+    parser.add_argument("--folder", type=Path, default=KEPT, help="keeps the runs; an empty one begins anew")
     parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
@@ -178,8 +179,6 @@ def main() -> None:
             cell = replace(PENDULUM.cell("40", 0), steps=12_000, selection="disagreement")
             write_result("control_feedback", [], {"run": play(cell, Path(folder))}, quick=True)
         return
-    if given.folder is None:
-        parser.error("--folder: where are the runs kept?")
     for part in given.only:
         cells, claims = PARTS[part]
         made = cells()

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+KEPT = Path(__file__).parent / "results" / "runs"
+"""Runs behind committed results, without their policies: tables can be made again from them at once."""
 EPISODES = 20
 """Of an evaluation; five times as many for random actions."""
 

@@ -187,21 +187,37 @@ def test_a_reward_of_the_users_own(tmp_path: Path) -> None:
         make(EnvironmentSpec("CartPole-v1", reward=f"{file}:heigt"))
 
 
-def test_a_backflip_is_judged_by_the_simulators_state() -> None:
-    spec = EnvironmentSpec(
-        "Hopper-v5", {"terminate_when_unhealthy": False}, reward="tropism.environments.tricks:hopper_backflip"
-    )
-    env = make(spec).env
-    env.reset(seed=0)
-    bare = env.unwrapped
+REMEMBERED = """
+class Longest:
+    def reset(self):
+        self.steps = 0
 
-    def judged(height: float, rate: float) -> float:
-        position, speed = bare.init_qpos.copy(), bare.init_qvel.copy()
-        position[1], speed[2] = height, rate
-        bare.set_state(position, speed)
-        return float(env.step(np.zeros(3))[1])
+    def __call__(self, env, action, seen):
+        self.steps += 1
+        return self.steps
 
-    assert judged(3.0, -5.0) > 0.03  # in the air, backwards
-    assert judged(3.0, 5.0) < -0.03
-    assert judged(1.2, 0.0) == 0.01  # standing
-    assert judged(0.3, 0.0) == -0.02  # lying
+class Argued:
+    def __init__(self, much):
+        pass
+
+class Endless:
+    def __call__(self, env, action, seen):
+        return 0.0
+"""
+
+
+def test_a_reward_with_memory_begins_anew_with_every_episode_and_is_there_after_a_resume(tmp_path: Path) -> None:
+    file = tmp_path / "wanted.py"
+    file.write_text(REMEMBERED)
+    spec = EnvironmentSpec("Pendulum-v1", steps=5, reward=f"{file}:Longest")
+    environments = Environments(spec, 2, 0)
+    still = np.zeros((2, 1), np.float32)
+    paid = [environments.step(still).rewards.tolist() for _ in range(7)]
+    assert paid == [[t, t] for t in (1, 2, 3, 4, 5, 1, 2)]
+    again = Environments(spec, 2, 0)
+    again.restore(environments.position())
+    assert again.step(still).rewards.tolist() == environments.step(still).rewards.tolist() == [3, 3]
+    for name, problem in (("Argued", "much"), ("Endless", "reset")):
+        with pytest.raises(ConfigError, match=problem) as caught:
+            make(EnvironmentSpec("Pendulum-v1", reward=f"{file}:{name}"))
+        assert "takes no arguments" in str(caught.value.fix)

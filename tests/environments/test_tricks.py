@@ -8,7 +8,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from tropism.environments.tricks import Flight, Pose, flights, hopper_backflip, hopper_pose
+from tropism.environments import tricks
+from tropism.environments.tricks import FLYING, Flight, HopperBackflip, Pose, flights, hopper_pose
 
 DT = 0.008
 STANDING = Pose(0.0, 1.2, False, False)
@@ -67,5 +68,48 @@ def test_the_simulator_says_what_touches_the_ground():
     lying = put(0.05, math.pi / 2)
     assert not lying.airborne
     assert lying.sprawled
-    env.set_state(np.array([0, 2.0, 0, 0, 0, 0]), np.array([0, 0, -3.0, 0, 0, 0]))
-    assert hopper_backflip(env, None, None) == pytest.approx(3.0 * env.dt)
+
+
+class Posed:
+    """A bare environment that is in whatever pose it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tricks, "hopper_pose", lambda env: env.pose)
+        self.pose = STANDING
+
+    def paid(self, judge: HopperBackflip, poses: list[Pose]) -> list[float]:
+        """What every pose is paid."""
+        found = []
+        for self.pose in poses:
+            found.append(judge(self, None, None))
+        return found
+
+
+def test_what_is_paid_is_the_flight_and_who_stands_after_a_whole_one(monkeypatch):
+    env, judge = Posed(monkeypatch), HopperBackflip()
+    air = env.paid(judge, [STANDING, *flown(1.05 * TURN)])
+    assert air == pytest.approx([0, *(FLYING * 1.05 * (n + 1) / 40 for n in range(40))])
+    assert env.paid(judge, after(1.05 * TURN, steps=3)) == [1, 1, 1]
+    # a hop after it is no flip, and does not undo it; sprawling does
+    assert env.paid(judge, [Pose(-1.05 * TURN - 0.2, 1.3, True, False)]) == [pytest.approx(FLYING * 0.2 / TURN)]
+    assert env.paid(judge, after(1.05 * TURN, steps=1)) == [1]
+    assert env.paid(judge, [*after(1.05 * TURN, sprawled=True, steps=1), *after(1.05 * TURN, steps=1)]) == [0, 0]
+
+
+@pytest.mark.parametrize(("turned", "pay"), [(0.5, 0), (0.9, 0.54), (1.01, 0.606), (1.03, 1), (-1.03, 0)], ids=str)
+def test_less_than_a_whole_turn_is_worth_less(monkeypatch, turned, pay):
+    env, judge = Posed(monkeypatch), HopperBackflip()
+    env.paid(judge, [STANDING, *flown(turned * TURN)])
+    assert env.paid(judge, after(turned * TURN, steps=1)) == [pytest.approx(pay)]
+
+
+def test_another_episode_and_leaning_or_sunken_hoppers_are_paid_nothing(monkeypatch):
+    env, judge = Posed(monkeypatch), HopperBackflip()
+    flip = [STANDING, *flown(1.05 * TURN)]
+    env.paid(judge, flip)
+    assert env.paid(judge, after(1.3 * TURN, steps=1)) == [0]
+    env.paid(judge, flip)
+    assert env.paid(judge, after(1.05 * TURN, height=0.6, steps=1)) == [0]
+    env.paid(judge, [*flip, *after(1.05 * TURN, steps=1)])
+    judge.reset()
+    assert env.paid(judge, after(1.05 * TURN, steps=1)) == [0]

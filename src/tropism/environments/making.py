@@ -16,7 +16,7 @@ import difflib
 import importlib
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -44,7 +44,8 @@ class EnvironmentSpec:
     ``horizon = "fixed"``: every episode has ``steps`` steps (0: the environment's own limit). ``penalty`` is subtracted
     from the true reward wherever a fixed episode would have ended. ``reward``: a Python function that says what is
     wanted instead of the environment's own reward, ``file.py:name`` or ``package.module:name``; called with (the bare
-    environment after the step, the action, the observation), it returns a number.
+    environment after the step, the action, the observation), it returns a number. Where that takes memory it is a
+    class: every environment has an object of it, called likewise, whose ``reset()`` is called when an episode begins.
     ``pixels``: settings of ``images.Pixels``, to observe pictures in place of what it observes (None: as it is). A step
     of the agent is then ``skip`` steps of the environment.
     """
@@ -128,11 +129,27 @@ def make(spec: EnvironmentSpec, render: bool = False, width: int = 240, height: 
 
 
 class Judged(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment whose true reward is a user's function."""
+    """An environment whose true reward is a user's function, or an object of a user's class.
+
+    Errors: ConfigError for a class that takes arguments or has no ``reset``.
+    """
 
     def __init__(self, env: gymnasium.Env[Any, Any], reference: str) -> None:
         super().__init__(env)
         self.reference, self._judge = reference, load_function(reference)
+        self._begin: Callable[[], Any] = lambda: None
+        if inspect.isclass(self._judge):
+            try:
+                self._judge = self._judge()
+                self._begin = self._judge.reset
+            except (TypeError, AttributeError) as error:
+                fix = "a class of rewards takes no arguments, and its reset() is called when an episode begins"
+                raise ConfigError(f"environment.reward {reference}: {error}", fix) from error
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As the environment's; what was remembered of the last episode is forgotten."""
+        self._begin()
+        return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """As the environment's, but for the reward. Errors: ConfigError where the function gives no finite number."""

@@ -1,15 +1,16 @@
 """What is wanted of a behaviour that no reward of an environment asks for, and whether it was done, both told from the
 simulator's state.
 
-A wanted reward is an ``environment.reward``: (bare environment, action, observation) -> number. An oracle judges
-segments by it; the agent learns from the comparisons alone. Whether the trick was done is judged by other functions,
-of whole episodes.
+A wanted reward is an ``environment.reward``: (bare environment, action, observation) -> number, or a class of such
+things where it takes memory (``making.Judged``). An oracle judges segments by it; the agent learns from the comparisons
+alone. Whether the trick was done is judged by other functions, of whole episodes.
 
-Left out: rewards that need more than one step's state.
+Left out: tricks of other walkers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,17 +23,13 @@ UPRIGHT_M = 0.7
 """Gymnasium's own limit: a torso below is a hopper that has fallen."""
 SETTLED_S = 0.12
 """How long after touch-down a landed hopper must still stand."""
-
-
-def hopper_backflip(env: Any, action: Any, observation: Any) -> float:
-    """Turning backwards in the air is what counts, radians per step; on the ground, standing upright and still is worth
-    a little, so that a flip ends on the foot. Hopper of Gymnasium's MuJoCo tasks."""
-    data = env.data
-    backwards = -float(data.qvel[PITCH]) * env.dt
-    if data.ncon == 0:
-        return backwards
-    foot_down = float(data.qpos[HEIGHT]) > 0.9  # the torso is up: whatever touches the ground is the foot
-    return 0.01 if foot_down else -0.02
+TURN = 2 * math.pi
+WHOLE, CLOSE = 1.02, 0.75
+"""Turns of a flight that is a backflip, a little more than one; and of one that came close."""
+FLYING = 0.4
+"""What a turn is worth, each step in the air."""
+MOST_LEAN = 1.2
+"""Radians from upright within which a hopper on its foot counts as landed."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +54,53 @@ class Flight:
 def hopper_pose(env: Any) -> Pose:
     """The pose of a bare hopper after a step."""
     data, model = env.data, env.model
-    floor, foot = model.geom("floor").id, model.geom("foot_geom").id
-    # a limb against another limb touches no ground
-    down = [{contact.geom1, contact.geom2} - {floor} for contact in data.contact if floor in contact.geom[:2]]
-    return Pose(float(data.qpos[PITCH]), float(data.qpos[HEIGHT]), not down, any(limbs != {foot} for limbs in down))
+    airborne, sprawled = True, False
+    if data.ncon:
+        floor, foot = model.geom("floor").id, model.geom("foot_geom").id
+        for pair in data.contact.geom.tolist():
+            if floor in pair:  # a limb against another limb touches no ground
+                airborne = False
+                sprawled |= foot not in pair
+    return Pose(float(data.qpos[PITCH]), float(data.qpos[HEIGHT]), airborne, sprawled)
+
+
+class HopperBackflip:
+    """A backflip that ends on the foot, a number per step of Gymnasium's hopper. On the foot and upright: 1 after a
+    flight of a whole turn backwards, a part of that after one that came close (``CLOSE``), else nothing. In the air:
+    ``FLYING`` for every turn since it left the ground, so that to land is worth more than to fly on. Who sprawls is
+    paid nothing and must fly anew.
+
+    The memory is of the episode, and played again with it where a run goes on.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """An episode begins."""
+        self.take_off: float | None = None
+        """Pitch when the ground was last touched, radians."""
+        self.landed = 0.0
+        """The farthest flight since it last sprawled, in turns."""
+
+    def __call__(self, env: Any, action: Any, observation: Any) -> float:
+        """The pay of a step; ``env`` is the bare environment after it."""
+        pose = hopper_pose(env)
+        turned = 0.0 if self.take_off is None else (self.take_off - pose.pitch) / TURN
+        if pose.airborne:
+            self.take_off = pose.pitch if self.take_off is None else self.take_off
+            return FLYING * min(1.1, max(-0.2, turned))
+        self.take_off = pose.pitch
+        if pose.sprawled:
+            self.landed = 0.0
+            return 0.0
+        lean = abs((pose.pitch + math.pi) % TURN - math.pi)
+        if pose.height < UPRIGHT_M or lean > MOST_LEAN:
+            return 0.0
+        self.landed = max(self.landed, turned)
+        if self.landed > WHOLE:
+            return 1.0
+        return 0.6 * self.landed if self.landed > CLOSE else 0.0
 
 
 def flights(poses: Sequence[Pose], dt: float) -> list[Flight]:
