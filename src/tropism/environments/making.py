@@ -136,15 +136,16 @@ class Judged(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gymnasium.Env[Any, Any], reference: str) -> None:
         super().__init__(env)
-        self.reference, self._judge = reference, load_function(reference)
+        wanted: Any = load_function(reference)
         self._begin: Callable[[], Any] = lambda: None
-        if inspect.isclass(self._judge):
+        if inspect.isclass(wanted):
             try:
-                self._judge = self._judge()
-                self._begin = self._judge.reset
+                wanted = wanted()
+                self._begin = wanted.reset
             except (TypeError, AttributeError) as error:
                 fix = "a class of rewards takes no arguments, and its reset() is called when an episode begins"
                 raise ConfigError(f"environment.reward {reference}: {error}", fix) from error
+        self.reference, self._judge = reference, wanted
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """As the environment's; what was remembered of the last episode is forgotten."""
