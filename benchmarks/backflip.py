@@ -26,11 +26,11 @@ import numpy as np
 from common import Claim, write_result
 from control_runs import Cell, play, read, run_all
 
-LABELS, STEPS, HORIZON, SEEDS = 900, 1_000_000, 200, (0, 1, 2, 3, 4)
+LABELS, STEPS, HORIZON, SEEDS = 900, 1_500_000, 150, (0, 1, 2, 3, 4)
 EPISODES, SHARE, WANTED_SEEDS = 20, 0.5, 3
 PPO = {"normalise_observations": True, "normalise_rewards": True, "learning_rate_end": 0.0}
-ASKED = {"segment_length": 50, "initial_share": 0.05, "sessions": 40}
-"""Few labels about a policy that cannot jump yet, often once it can."""
+ASKED = {"segment_length": 50, "pretrain_steps": 120_000, "initial_share": 0.3, "sessions": 40, "pool_chunks": 16}
+"""Before the first questions the policy explores, so that there is something to compare; then often."""
 REWARD = {"label_error": 0.01}
 WANTED = "tropism.environments.tricks:HopperBackflip"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tropism.environments import tricks
-from tropism.environments.tricks import FLYING, Flight, HopperBackflip, Pose, flights, hopper_pose
+from tropism.environments.tricks import Flight, HopperBackflip, Pose, flights, hopper_pose
 
 DT = 0.008
 STANDING = Pose(0.0, 1.2, False, False)
@@ -85,19 +85,20 @@ class Posed:
         return found
 
 
-def test_what_is_paid_is_the_flight_and_who_stands_after_a_whole_one(monkeypatch):
+def test_what_is_paid_is_the_flight_and_who_stands_after_it(monkeypatch):
     env, judge = Posed(monkeypatch), HopperBackflip()
     air = env.paid(judge, [STANDING, *flown(1.05 * TURN)])
-    assert air == pytest.approx([0, *(FLYING * 1.05 * (n + 1) / 40 for n in range(40))])
-    assert env.paid(judge, after(1.05 * TURN, steps=3)) == [1, 1, 1]
-    # a hop after it is no flip, and does not undo it; sprawling does
-    assert env.paid(judge, [Pose(-1.05 * TURN - 0.2, 1.3, True, False)]) == [pytest.approx(FLYING * 0.2 / TURN)]
-    assert env.paid(judge, after(1.05 * TURN, steps=1)) == [1]
+    assert air == pytest.approx([0, *(1.05 * (n + 1) / 40 for n in range(40))])
+    assert env.paid(judge, after(1.05 * TURN, steps=3)) == [pytest.approx(1)] * 3
+    # a hop after it is no flip, and does not undo it; sprawling does, for good
+    assert env.paid(judge, [Pose(-1.05 * TURN - 0.2, 1.3, True, False)]) == [pytest.approx(0.2 / TURN)]
+    assert env.paid(judge, after(1.05 * TURN, steps=1)) == [pytest.approx(1)]
     assert env.paid(judge, [*after(1.05 * TURN, sprawled=True, steps=1), *after(1.05 * TURN, steps=1)]) == [0, 0]
+    assert env.paid(judge, flown(2 * TURN)[-1:]) == [0]
 
 
-@pytest.mark.parametrize(("turned", "pay"), [(0.5, 0), (0.9, 0.54), (1.01, 0.606), (1.03, 1), (-1.03, 0)], ids=str)
-def test_less_than_a_whole_turn_is_worth_less(monkeypatch, turned, pay):
+@pytest.mark.parametrize(("turned", "pay"), [(0.5, 0), (0.9, 0.75), (1.05, 1), (1.19, 1.2), (-1.03, 0)], ids=str)
+def test_less_of_a_turn_is_worth_less(monkeypatch, turned, pay):
     env, judge = Posed(monkeypatch), HopperBackflip()
     env.paid(judge, [STANDING, *flown(turned * TURN)])
     assert env.paid(judge, after(turned * TURN, steps=1)) == [pytest.approx(pay)]

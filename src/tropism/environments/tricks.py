@@ -24,10 +24,8 @@ UPRIGHT_M = 0.7
 SETTLED_S = 0.12
 """How long after touch-down a landed hopper must still stand."""
 TURN = 2 * math.pi
-WHOLE, CLOSE = 1.02, 0.75
-"""Turns of a flight that is a backflip, a little more than one; and of one that came close."""
-FLYING = 0.4
-"""What a turn is worth, each step in the air."""
+CLOSE = 0.75
+"""Turns of a flight that comes close to a backflip."""
 MOST_LEAN = 1.2
 """Radians from upright within which a hopper on its foot counts as landed."""
 
@@ -65,10 +63,9 @@ def hopper_pose(env: Any) -> Pose:
 
 
 class HopperBackflip:
-    """A backflip that ends on the foot, a number per step of Gymnasium's hopper. On the foot and upright: 1 after a
-    flight of a whole turn backwards, a part of that after one that came close (``CLOSE``), else nothing. In the air:
-    ``FLYING`` for every turn since it left the ground, so that to land is worth more than to fly on. Who sprawls is
-    paid nothing and must fly anew.
+    """A backflip that ends on the foot, a number per step of Gymnasium's hopper. In the air: the turn backwards since
+    it left the ground, in turns. Upright on the foot: nothing before ``CLOSE`` of a turn was flown, then half, and the
+    more the farther the flight was. Who sprawls is paid nothing for the rest of the episode.
 
     The memory is of the episode, and played again with it where a run goes on.
     """
@@ -81,26 +78,25 @@ class HopperBackflip:
         self.take_off: float | None = None
         """Pitch when the ground was last touched, radians."""
         self.landed = 0.0
-        """The farthest flight since it last sprawled, in turns."""
+        """The farthest flight that ended upright on the foot, in turns."""
+        self.sprawled = False
 
     def __call__(self, env: Any, action: Any, observation: Any) -> float:
         """The pay of a step; ``env`` is the bare environment after it."""
         pose = hopper_pose(env)
+        self.sprawled |= pose.sprawled
+        if self.sprawled:
+            return 0.0
         turned = 0.0 if self.take_off is None else (self.take_off - pose.pitch) / TURN
         if pose.airborne:
             self.take_off = pose.pitch if self.take_off is None else self.take_off
-            return FLYING * min(1.1, max(-0.2, turned))
+            return min(1.1, max(-0.2, turned))
         self.take_off = pose.pitch
-        if pose.sprawled:
-            self.landed = 0.0
-            return 0.0
         lean = abs((pose.pitch + math.pi) % TURN - math.pi)
         if pose.height < UPRIGHT_M or lean > MOST_LEAN:
             return 0.0
         self.landed = max(self.landed, turned)
-        if self.landed > WHOLE:
-            return 1.0
-        return 0.6 * self.landed if self.landed > CLOSE else 0.0
+        return min(1.2, 0.5 + (self.landed - CLOSE) / 0.6) if self.landed > CLOSE else 0.0
 
 
 def flights(poses: Sequence[Pose], dt: float) -> list[Flight]:
