@@ -8,7 +8,7 @@ tasks and seeds, with a bootstrap of seeds within tasks and arms (Agarwal et al.
 included; every task is listed. Environment steps are counted at the environment, those of asking included.
 
     python benchmarks/christiano.py --folder RUNS [--tasks HalfCheetah-v5 …] [--seeds 0 1 2] [--jobs 2]
-    python benchmarks/christiano.py                 the result and the plot anew, from the runs behind them
+    python benchmarks/christiano.py                 the same with the committed runs (results/runs) as RUNS
     python benchmarks/christiano.py --quick         one short run of each kind; no result file
 
 Some 60 runs of one to four CPU minutes, kept in RUNS (``control_runs.py``); the result and the plot are written when

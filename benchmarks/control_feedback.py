@@ -6,7 +6,7 @@ by a noisy rater, fitted by regression while they train, beside the true reward.
 has trained on a wrong reward, and preferences have turned to the right one.
 
     python benchmarks/control_feedback.py --folder RUNS [--only selection ratings turned] [--jobs 2]
-    python benchmarks/control_feedback.py                  the results anew, from the runs behind them
+    python benchmarks/control_feedback.py                  the same with the committed runs (results/runs) as RUNS
     python benchmarks/control_feedback.py --quick          one short run; no result file
 
 Results: ``results/control_selection.json``, ``control_ratings.json``, ``control_turned.json``. Some 80 runs of one to
@@ -176,7 +176,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         with tempfile.TemporaryDirectory() as folder:
-            cell = replace(PENDULUM.cell("40", 0), steps=12_000, selection="disagreement")
+            cell = replace(PENDULUM.cell("40", 0), steps=12_000)
             write_result("control_feedback", [], {"run": play(cell, Path(folder))}, quick=True)
         return
     for part in given.only:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 KEPT = Path(__file__).parent / "results" / "runs"
-"""Runs behind committed results, without their policies: tables can be made again from them at once."""
+"""Finished runs that are committed, without their policies: what is made of many runs goes on from these."""
 EPISODES = 20
 """Of an evaluation; five times as many for random actions."""
 
@@ -104,14 +104,15 @@ def result(cell: Cell, folder: Path) -> Path:
     return folder / f"{cell.name}.json"
 
 
-def run(cell: Cell, folder: Path) -> None:
-    """One run in a process of its own, unless it is there already. Errors: SystemExit where it fails, or where what is
-    there is of other settings."""
+def run(cell: Cell, folder: Path, policy: bool = False) -> None:
+    """One run in a process of its own, unless it is there already, its policy too where that is needed. Errors:
+    SystemExit where it fails, or where what is there is of other settings."""
     place, told = result(cell, folder), json.dumps(asdict(cell))
     if place.exists():
         if json.loads(place.read_text())["cell"] != json.loads(told):
             raise SystemExit(f"{place} is of other settings: remove it, or name another folder")
-        return
+        if not policy or (folder / cell.name).exists():
+            return
     done = subprocess.run(
         [sys.executable, __file__, told, str(folder)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
         text=True, check=False,
@@ -128,9 +129,11 @@ def run(cell: Cell, folder: Path) -> None:
 def run_all(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
     """All runs, ``jobs`` side by side; first those that others start from."""
     folder.mkdir(parents=True, exist_ok=True)
+    started_from = {cell.start for cell in cells if cell.start and not result(cell, folder).exists()}
     for later in (False, True):
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(lambda cell: run(cell, folder), [c for c in cells if bool(c.start) == later]))
+            now = [c for c in cells if bool(c.start) == later]
+            list(pool.map(lambda cell: run(cell, folder, cell.name in started_from), now))
 
 
 def read(cells: Sequence[Cell], folder: Path) -> dict[str, dict[str, Any]] | None:

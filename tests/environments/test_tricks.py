@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tropism.environments import tricks
+from tropism.environments.making import EnvironmentSpec, make
 from tropism.environments.tricks import Flight, HopperBackflip, Pose, flights, hopper_pose
 
 DT = 0.008
@@ -68,6 +69,22 @@ def test_the_simulator_says_what_touches_the_ground():
     lying = put(0.05, math.pi / 2)
     assert not lying.airborne
     assert lying.sprawled
+
+
+def test_a_made_hopper_is_paid_for_turning_backwards_in_the_air():
+    spec = EnvironmentSpec("Hopper-v5", horizon="fixed", reward="tropism.environments.tricks:HopperBackflip")
+    env = make(spec).env
+    env.reset(seed=0)
+
+    def paid(rate: float) -> float:
+        """Of the second step of a flight; the first says where it began."""
+        env.unwrapped.set_state(np.array([0, 3.0, 0, 0, 0, 0]), np.array([0, 0, rate, 0, 0, 0]))
+        return [float(env.step(np.zeros(3))[1]) for _ in range(2)][1]
+
+    env.reset(seed=0)
+    assert paid(-5.0) > 0.003
+    env.reset(seed=0)
+    assert paid(5.0) < -0.003
 
 
 class Posed:

@@ -30,7 +30,7 @@ class Normaliser:
             return observations
         return np.clip((observations - self._shift) * self._scale, -self.clip, self.clip)
 
-    def update(self, observations: Floats) -> None:
+    def update(self, observations: NDArray[np.floating[Any]]) -> None:
         """Take in observations ``[..., D]``: call it between rollouts, never inside one."""
         if not self.active:
             return
@@ -42,9 +42,14 @@ class Normaliser:
         self.count = total
         self._settle()
 
+    @property
+    def deviation(self) -> NDArray[np.float64]:
+        """Of each number so far, ``[D]``; never 0."""
+        return np.asarray(np.sqrt(self.squares / max(self.count, 1) + 1e-8))
+
     def _settle(self) -> None:
         self._shift = self.mean.astype(np.float32)
-        self._scale = (1 / np.sqrt(self.squares / max(self.count, 1) + 1e-8)).astype(np.float32)
+        self._scale = (1 / self.deviation).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
         """All of it, as JSON."""
@@ -64,33 +69,27 @@ class ReturnScale:
     """
 
     def __init__(self, count: int, gamma: float, active: bool, clip: float = 10.0) -> None:
-        self.gamma, self.active, self.clip = gamma, active, clip
+        self.gamma, self.clip, self.statistics = gamma, clip, Normaliser(1, active)
         self.returns = np.zeros(count)
-        self.seen, self.mean, self.squares = 0, 0.0, 0.0
 
     def __call__(self, rewards: Floats, ends: NDArray[np.bool_]) -> Floats:
         """Rewards ``[T, N]`` of the steps that follow those before, in units of the deviation, these included;
         ``ends``: an episode's last steps."""
-        if not self.active:
+        if not self.statistics.active:
             return rewards
         found = np.empty(rewards.shape)
         for t in range(len(rewards)):
             self.returns = self.returns * self.gamma + rewards[t]
             found[t] = self.returns
             self.returns[ends[t]] = 0.0
-        mean, count = float(found.mean()), found.size
-        delta, total = mean - self.mean, self.seen + count
-        self.squares += float(((found - mean) ** 2).sum()) + delta**2 * (self.seen * count / total)
-        self.mean += delta * (count / total)
-        self.seen = total
-        scaled = rewards / np.sqrt(self.squares / total + 1e-8)
-        return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
+        self.statistics.update(found[..., None])
+        return np.clip(rewards / self.statistics.deviation, -self.clip, self.clip).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
         """All of it, as JSON."""
-        return {"returns": self.returns.tolist(), "seen": self.seen, "mean": self.mean, "squares": self.squares}
+        return {"returns": self.returns.tolist(), "statistics": self.statistics.state()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take what ``state`` gave."""
         self.returns = np.array(state["returns"])
-        self.seen, self.mean, self.squares = int(state["seen"]), float(state["mean"]), float(state["squares"])
+        self.statistics.load(state["statistics"])
