@@ -37,7 +37,10 @@ OURS, THEIRS = "tropism", "imitation"
 SEEDS = (0, 1, 2)
 GATE = 2.2
 LABELS, ASKED_STEPS, PER, EPISODES = 300, 61_440, 100_000, 20
+LABEL_ERROR = 0.01
 TASKS = {"HalfCheetah-v5": {}, "Pendulum-v1": {"gamma": 0.95, "learning_rate": 1e-3}}
+SEGMENTS = {"HalfCheetah-v5": 50, "Pendulum-v1": 25}
+"""Steps of ours; Pendulum's as in ``christiano.py``."""
 SEARCH = [{"normalise": n, "fragment": f, "members": m} for n, f, m in product((1, 0), (50, 25), (3, 1))]
 
 
@@ -65,8 +68,10 @@ def ours(task: str, steps: int, seed: int) -> dict[str, Any]:
     environments = Environments(spec, 8, derive(seed, "environments"))
     # SB3's PPO whitens the advantages of each mini-batch
     agent = Ppo(environments, PpoSettings(**TASKS[task], whiten="mini_batch"), derive(seed, "agent"))
-    asker, asking, reward = MemoryAsker(Oracle(seed=seed)), Asking(LABELS, selection="random"), RewardSection(members=3)
-    learner = PreferenceLearner(agent, asking, PreferenceSection(), reward, asker, steps, seed)
+    asker, asking = MemoryAsker(Oracle(seed=seed)), Asking(LABELS, selection="random")
+    reward = RewardSection(members=3, label_error=LABEL_ERROR)
+    preferences = PreferenceSection(segment_length=SEGMENTS[task])
+    learner = PreferenceLearner(agent, asking, preferences, reward, asker, steps, seed)
     while not learner.finished:
         learner.step()
     took = {"cpu_s": time.process_time() - spent, "wall_s": time.perf_counter() - began}
@@ -115,7 +120,7 @@ def learning(given: argparse.Namespace) -> None:
         return kept(given.folder, f"{THEIRS}-{task}-{seed}", about, lambda: theirs(given, task, seed, **settings))
 
     def our_run(task: str, seed: int, steps: int) -> dict[str, Any]:
-        about = [task, seed, steps, TASKS[task], LABELS]
+        about = [task, seed, steps, TASKS[task], LABELS, SEGMENTS[task], LABEL_ERROR]
         return kept(given.folder, f"{OURS}-{task}-{seed}", about, lambda: of_ours(task, steps, seed))
 
     for task in TASKS:
