@@ -33,6 +33,7 @@ from control_shares import Arm, mean, share
 TRUE, SEEDS = "true", (0, 1, 2)
 TARGETS = {"700": 0.90, "1400": 0.95}
 LEAST = 0.75
+COLOURS = {TRUE: "C0", "350": "C3", "700": "C1", "1400": "C2"}
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,13 @@ def plot(runs: Mapping[str, Mapping[str, Any]]) -> None:
 
     figure, panels = pyplot.subplots(2, 3, figsize=(13, 7), layout="constrained")
     for panel, task in zip(panels.flat, TASKS, strict=True):
-        for colour, arm in enumerate(task.arms):
+        for arm in task.arms:
             for number, seed in enumerate(SEEDS):
                 x, y = np.array(runs[task.cell(arm, seed).name]["curve"]).T
                 width = max(1, len(y) // 20)
                 smooth = np.convolve(y, np.ones(width) / width, "valid")
                 label = None if number else ("true reward" if arm == TRUE else f"{arm} labels")
-                panel.plot(x[width - 1 :], smooth, color=f"C{colour}", alpha=0.7, lw=1.2, label=label)
+                panel.plot(x[width - 1 :], smooth, color=COLOURS[arm], alpha=0.7, lw=1.2, label=label)
         panel.set_title(task.id)
         panel.set_xlabel("environment steps")
     panels.flat[0].set_ylabel("true return")
