@@ -43,6 +43,7 @@ class Cell:
     wanted: str = ""
     start: str = ""
     horizon: int = 0
+    staggered: bool = False
 
     @property
     def spec(self) -> Any:
@@ -68,7 +69,7 @@ def play(cell: Cell, folder: Path) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     spec, seed = cell.spec, cell.seed
-    environments = Environments(spec, 8, derive(seed, cell.environment, "environments"))
+    environments = Environments(spec, 8, derive(seed, cell.environment, "environments"), staggered=cell.staggered)
     agent = Ppo(environments, PpoSettings(**cell.ppo), derive(seed, cell.environment, "agent"))
     begins = dict[str, float]()
     if cell.start:
@@ -109,7 +110,8 @@ def run(cell: Cell, folder: Path, policy: bool = False) -> None:
     SystemExit where it fails, or where what is there is of other settings."""
     place, told = result(cell, folder), json.dumps(asdict(cell))
     if place.exists():
-        if json.loads(place.read_text())["cell"] != json.loads(told):
+        before = Cell(**json.loads(place.read_text())["cell"])  # made when there were fewer settings, perhaps
+        if json.dumps(asdict(before), sort_keys=True) != json.dumps(asdict(cell), sort_keys=True):
             raise SystemExit(f"{place} is of other settings: remove it, or name another folder")
         if not policy or (folder / cell.name).exists():
             return

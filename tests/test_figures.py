@@ -123,11 +123,21 @@ def test_pages_of_figures() -> None:
         from performance_tables import PAGES, rendered
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
-    for path, tables in zip(PAGES, (7, 4), strict=True):
+    for path, tables in zip(PAGES, (7, 5), strict=True):
         page = path.read_text("utf-8")
         assert "not measured yet |" not in page, "a table without its result"
         assert rendered(page) == page
         assert page.count("<!-- claims:") + page.count("<!-- sides:") == page.count("<!-- end -->") == tables
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_christiano(readme: str) -> None:
+    text, found = (ROOT / readme).read_text("utf-8"), result("christiano")
+    claims = {c["name"]: c for c in found["claims"]}
+    for labels in (700, 1400):
+        c = claims[f"normalised return with {labels} labels, interquartile mean over 6 tasks"]
+        opening, closing = "（）" if "zh" in readme else (" (", ")")
+        assert f"{c['value']:.2f}{opening}{c['low']:.2f} – {c['high']:.2f}{closing}" in text, labels
 
 
 def test_learning_speed() -> None:

@@ -73,6 +73,18 @@ def test_trap_34_a_fixed_horizon_restarts_within_the_episode_and_pays() -> None:
     assert environments.take_finished() == [Finished(10 * 2 + 3.0 - 200.0, 10)] * 6
 
 
+def test_staggered_first_episodes_end_one_after_another() -> None:
+    """Put back (all begin together for ever): whatever is learned from at once is of one phase of an episode. What a
+    shortened episode returned is not told."""
+    spec = EnvironmentSpec("Tiny-v0", {}, horizon="fixed", steps=8)
+    environments = Environments(spec, 3, seed=1, staggered=True)
+    cuts = np.array([step.truncated for _, _, step in walk(environments, 24)])
+    assert [(np.flatnonzero(column) + 1).tolist() for column in cuts.T] == [[3, 11, 19], [6, 14, 22], [8, 16, 24]]
+    assert {finished.length for finished in environments.take_finished()} == {8}
+    together = Environments(EnvironmentSpec("Tiny-v0", {}, steps=8), 3, seed=1, staggered=True)
+    assert (np.array([step.truncated for _, _, step in walk(together, 8)]).any(1) == [False] * 7 + [True]).all()
+
+
 def test_a_fixed_horizon_outlasts_an_environments_own_limit() -> None:
     """An environment that cuts its own episodes is restarted too, and there is nothing to pay for."""
     environments = Environments(EnvironmentSpec("Tiny-v0", {"cut": 3}, horizon="fixed", penalty=100.0), 1, seed=1)
@@ -140,10 +152,10 @@ def test_reset_seeds_are_counted() -> None:
 )
 def test_resumed_environments_go_on_bit_for_bit(spec: EnvironmentSpec) -> None:
     """In the middle of episodes, through JSON, restarts within episodes included."""
-    straight = Environments(spec, 2, seed=3, record_states=True)
+    straight = Environments(spec, 2, seed=3, record_states=True, staggered=True)
     walk(straight, 17)
     position = json.loads(json.dumps(straight.position()))
-    resumed = Environments(spec, 2, seed=3, record_states=True)
+    resumed = Environments(spec, 2, seed=3, record_states=True, staggered=True)
     walk(resumed, 5, seed=9)  # wherever it was before
     resumed.restore(position)
     assert resumed.steps == straight.steps

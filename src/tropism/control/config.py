@@ -39,6 +39,9 @@ class EnvironmentSection(Section):
     """Steps of an episode; 0: the environment's own limit."""
     penalty: float = 1.0
     """Taken from the true reward where a fixed episode would have ended and starts again instead."""
+    staggered: bool = True
+    """Cut the copies' first episodes at lengths of their own, so that what is learned from at once is of all phases of
+    an episode; of a fixed horizon alone."""
 
     reward: str = ""
     """A Python function that says what is wanted, not the environment's own reward: ``file.py:name``, called with

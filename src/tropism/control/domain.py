@@ -206,9 +206,8 @@ class ControlDomain:
         return {name: candidate.content[name] for name in shown if name in candidate.content}
 
     def _agent(self, seed: int, record_states: bool = False) -> Agent:
-        environments = Environments(
-            self.spec, self.config.environment.count, derive(seed, "environments"), record_states
-        )
+        e = self.config.environment
+        environments = Environments(self.spec, e.count, derive(seed, "environments"), record_states, e.staggered)
         return self.config.make(environments, derive(seed, "agent"))
 
     def _clone(self, agent: Agent, shown: Demonstrations, run: StageRun) -> None:

@@ -13,6 +13,7 @@ Left out: environments in other processes (slower on few cores, and their crashe
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,15 +82,23 @@ class _Running:
 
 
 class Environments:
-    """``count`` environments. ``seed`` derives every reset's seed, by environment and episode."""
+    """``count`` environments. ``seed`` derives every reset's seed, by environment and episode.
 
-    def __init__(self, spec: EnvironmentSpec, count: int, seed: int, record_states: bool = False) -> None:
+    ``staggered``: where the horizon is fixed, the first episode of each is cut at another length, so that from then on
+    steps taken together are of all phases of an episode; else everything that is learned from at once is of one phase.
+    What such a first episode returns is not told (``finished``).
+    """
+
+    def __init__(
+        self, spec: EnvironmentSpec, count: int, seed: int, record_states: bool = False, staggered: bool = False
+    ) -> None:
         self.spec, self.count, self.seed, self.record_states = spec, count, seed, record_states
         if count < 1:
             raise ConfigError(f"{count} environments", "ask for one or more")
         self._made = made = [make(spec) for _ in range(count)]
         self._envs = [m.env for m in made]
         self._limit, self._restarts, self._penalty = made[0].steps, made[0].restarts, made[0].penalty
+        self._staggered = staggered and made[0].restarts
         self.action_space: Any = self._envs[0].action_space
         self.observation_size, self.picture = made[0].observation_size, made[0].picture
         self.discrete = isinstance(self.action_space, spaces.Discrete)
@@ -137,13 +146,14 @@ class Environments:
             if self._restarts and (ended or cut):  # a fixed episode goes on from a new start; a failure is paid for
                 reward, ended, cut = reward - self._penalty * ended, False, False
                 seen, _ = env.reset(seed=self._episode(i).reset_seed(length))
-            cut = cut or length == self._limit
+            cut = cut or length == self._ends_at(i)
             successors[i] = np.asarray(seen, self._kind).reshape(-1)
             rewards[i] = reward
             running.returned += float(reward)
             terminated[i], truncated[i] = ended, cut and not ended
             if ended or cut:
-                self.finished.append(Finished(running.returned, length))
+                if self._ends_at(i) == self._limit:
+                    self.finished.append(Finished(running.returned, length))
                 self._begin(i)
             else:
                 self.observations[i] = successors[i]
@@ -207,6 +217,12 @@ class Environments:
         if self.picture is None:
             return self.observations.tolist()
         return hashlib.sha256(self.observations.tobytes()).hexdigest()
+
+    def _ends_at(self, i: int) -> int:
+        """Steps after which environment ``i``'s episode is cut; 0: never."""
+        if self._staggered and self.episodes[i] == 1:
+            return math.ceil(self._limit * (i + 1) / self.count)
+        return self._limit
 
     def _episode(self, i: int) -> Episode:
         return Episode(self.seed, i, int(self.episodes[i]))

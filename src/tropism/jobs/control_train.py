@@ -83,8 +83,8 @@ def plan(config: ControlTrainConfig, out: Path) -> Plan:
 
 
 def _environments(config: ControlTrainConfig) -> Environments:
-    spec, count = config.environment.spec(), config.environment.count
-    return Environments(spec, count, derive(config.run.seed, "environments"))
+    e = config.environment
+    return Environments(e.spec(), e.count, derive(config.run.seed, "environments"), staggered=e.staggered)
 
 
 def _agent(config: ControlTrainConfig, environments: Environments) -> Agent:
