@@ -9,7 +9,7 @@ that happens in at least half of its episodes. Beside it stands the same PPO pai
     python benchmarks/backflip.py --folder RUNS [--seeds 0 1 2 3 4] [--arms 900 true] [--jobs 2]
     python benchmarks/backflip.py --quick         one short run; no result file
 
-Runs of some three CPU minutes, kept in RUNS (``control_runs.py``). The clip is what a study shows:
+Runs of some six CPU minutes, kept in RUNS (``control_runs.py``). The clip is what a study shows:
 ``tropism new DIR --recipe control/hopper-backflip``. Left out: real people, how pretty it is.
 """
 

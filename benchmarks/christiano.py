@@ -11,7 +11,7 @@ included; every task is listed. Environment steps are counted at the environment
     python benchmarks/christiano.py                 the same with the committed runs (results/runs) as RUNS
     python benchmarks/christiano.py --quick         one short run of each kind; no result file
 
-Some 60 runs of one to four CPU minutes, kept in RUNS (``control_runs.py``); the result and the plot are written when
+Some 60 runs of one to six CPU minutes, kept in RUNS (``control_runs.py``); the result and the plot are written when
 all are there. Left out: real people.
 """
 

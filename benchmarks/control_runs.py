@@ -111,7 +111,7 @@ def run(cell: Cell, folder: Path, policy: bool = False) -> None:
     place, told = result(cell, folder), json.dumps(asdict(cell))
     if place.exists():
         before = Cell(**json.loads(place.read_text())["cell"])  # made when there were fewer settings, perhaps
-        if json.dumps(asdict(before), sort_keys=True) != json.dumps(asdict(cell), sort_keys=True):
+        if json.loads(json.dumps(asdict(before))) != json.loads(told):
             raise SystemExit(f"{place} is of other settings: remove it, or name another folder")
         if not policy or (folder / cell.name).exists():
             return

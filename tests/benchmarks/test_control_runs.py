@@ -39,3 +39,13 @@ def test_a_kept_run_is_made_again_only_where_its_policy_is_needed(runs: Any, tmp
     assert set(runs.read([first, alone, later], tmp_path)) == {"first", "alone", "later"}
     with pytest.raises(SystemExit, match="other settings"):
         runs.run(runs.Cell("alone", "Pendulum-v1", 11, 0), tmp_path)
+
+
+def test_a_run_kept_when_there_were_fewer_settings_still_counts(runs: Any, tmp_path: Path) -> None:
+    cell = runs.Cell("old", "Pendulum-v1", 10, 0)
+    kept = {name: value for name, value in asdict(cell).items() if name != "staggered"}
+    runs.result(cell, tmp_path).write_text(json.dumps({"cell": kept, "made": "before"}))
+    runs.run(cell, tmp_path)
+    assert json.loads(runs.result(cell, tmp_path).read_text())["made"] == "before"
+    with pytest.raises(SystemExit, match="other settings"):
+        runs.run(runs.Cell("old", "Pendulum-v1", 10, 0, staggered=True), tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 
 from tropism.cli.main import main
@@ -68,6 +69,18 @@ def test_the_commands_say_what_came_out(trained: Path, tmp_path: Path, capsys: p
     assert status == 0
     assert "about" in out
     assert not (tmp_path / "planned").exists()
+
+
+def test_copies_are_staggered_where_the_settings_say_so() -> None:
+    """After as many steps as an episode has, some copies are in the midst of one, or none is. The agents of jobs and of
+    studies are made of the same copies."""
+    fixed = {"environment.id": "Pendulum-v1", "environment.horizon": "fixed", "environment.steps": 8}
+    for staggered, lengths in ((True, {1, 2, 3, 4, 5, 6, 7, 0}), (False, {0})):
+        config = resolve(job.ControlTrainConfig, {**fixed, "environment.staggered": staggered})
+        copies = config.environment.copies(config.run.seed)
+        for _ in range(8):
+            copies.step(np.zeros((copies.count, 1), np.float32))
+        assert set(copies.lengths.tolist()) == lengths
 
 
 def test_other_settings_are_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

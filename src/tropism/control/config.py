@@ -21,6 +21,7 @@ from tropism.environments.images import Pixels
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.stepping import Environments
 from tropism.errors import ConfigError
+from tropism.runtime.seeding import derive
 from tropism.settings.sections import Section
 
 
@@ -56,6 +57,10 @@ class EnvironmentSection(Section):
         return EnvironmentSpec(
             self.id, dict(self.arguments), self.horizon, self.steps, self.penalty, self.reward, pixels
         )
+
+    def copies(self, seed: int, record_states: bool = False) -> Environments:
+        """All copies, at the beginning of their first episodes."""
+        return Environments(self.spec(), self.count, derive(seed, "environments"), record_states, self.staggered)
 
 
 class AgentSection(Section):

@@ -38,7 +38,6 @@ from tropism.control.preferences import PreferenceLearner
 from tropism.control.reward_network import load_reward
 from tropism.digests import digest_folder
 from tropism.environments.fixed_horizon import require_fixed_horizon
-from tropism.environments.stepping import Environments
 from tropism.errors import ConfigError, DataError
 from tropism.evaluation.intervals import Interval, bootstrap_mean, bootstrap_paired
 from tropism.feedback.asking import Asker
@@ -206,9 +205,7 @@ class ControlDomain:
         return {name: candidate.content[name] for name in shown if name in candidate.content}
 
     def _agent(self, seed: int, record_states: bool = False) -> Agent:
-        e = self.config.environment
-        environments = Environments(self.spec, e.count, derive(seed, "environments"), record_states, e.staggered)
-        return self.config.make(environments, derive(seed, "agent"))
+        return self.config.make(self.config.environment.copies(seed, record_states), derive(seed, "agent"))
 
     def _clone(self, agent: Agent, shown: Demonstrations, run: StageRun) -> None:
         """Start the agent from demonstrations. Errors: ConfigError for an agent without an actor to clone into."""

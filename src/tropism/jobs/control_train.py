@@ -70,7 +70,7 @@ def run(config: ControlTrainConfig, out: Path, progress: ProgressSink | None = N
 def plan(config: ControlTrainConfig, out: Path) -> Plan:
     """What ``run`` would do, with time and memory measured on a few real turns."""
     made = Plan(ControlTrainConfig.job, out)
-    environments = _environments(config)
+    environments = config.environment.copies(config.run.seed)
     agent = _agent(config, environments)
     made.line("environment", f"{config.environment.id}, {environments.count} copies")
     made.line("agent", f"{config.agent.algorithm}, {config.agent.steps} environment steps")
@@ -82,11 +82,6 @@ def plan(config: ControlTrainConfig, out: Path) -> Plan:
     return made
 
 
-def _environments(config: ControlTrainConfig) -> Environments:
-    e = config.environment
-    return Environments(e.spec(), e.count, derive(config.run.seed, "environments"), staggered=e.staggered)
-
-
 def _agent(config: ControlTrainConfig, environments: Environments) -> Agent:
     agent = config.make(environments, derive(config.run.seed, "agent"))
     if config.agent.start is not None:
@@ -95,7 +90,7 @@ def _agent(config: ControlTrainConfig, environments: Environments) -> Agent:
 
 
 def _train(config: ControlTrainConfig, folder: JobFolder) -> None:
-    environments = _environments(config)
+    environments = config.environment.copies(config.run.seed)
     agent = _agent(config, environments)
     episodes = _learn(config, folder, agent)
     _hand_over(config, folder, agent, episodes)
