@@ -180,6 +180,21 @@ def test_ratings_labels_and_skips_go_by_the_standard() -> None:
         Standard(1.0, 0.0)
 
 
+def test_an_anchored_scale_tells_apart_what_is_far_better_than_the_first_candidates() -> None:
+    """Put back (quantiles of the first candidates alone): the best of a better policy is rated like its worst."""
+    queries, context = ask("rating", [[-5.0], [0.0], [2.4], [2.6], [6.0], [10.0], [99.0]])
+    measured = replace(context, standard=Standard(0.0, 0.5))  # the first ones were all near 0
+    scores = [value["score"] for value in values(Oracle(anchors=(0.0, 10.0), scale=(1, 11)), queries, measured)]
+    assert scores == [1, 1, 3, 4, 7, 11, 11]
+    assert [value["score"] for value in values(Oracle(), queries, measured)] == [1, 3, 5, 5, 5, 5, 5]
+    noisy = values(Oracle(anchors=(0.0, 10.0), scale=(1, 11), rationality=0.5), queries, measured)
+    assert scores != [value["score"] for value in noisy]
+    assert all(abs(value["score"] - score) <= 6 for value, score in zip(noisy, scores, strict=True))
+    for bad in ((1.0, 1.0), (2.0, 1.0), (0.0, math.inf), (math.nan, 1.0)):
+        with pytest.raises(ConfigError, match="oracle anchors"):
+            Oracle(anchors=bad)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_broken_gold_is_named(bad: float) -> None:
     with pytest.raises(DataError, match=f"gold utility {bad} "):

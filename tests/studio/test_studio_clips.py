@@ -55,7 +55,7 @@ def compared(here: Running, folder: Path) -> Query:
     artifact = here.studio.artifacts.put(folder)
     task = Task("train", {"environment": {"id": "Pendulum-v1"}, "goal": "swing up", "number": 0})
     held = [
-        Candidate(task.id, "segment", {"artifact": artifact, "row": row, "true_return": -5.5}, Provenance("secret"))
+        Candidate(task.id, "segment", {"artifact": artifact, "row": row, "true_return": -5544332}, Provenance("secret"))
         for row in range(2)
     ]
     query = Query(task.id, "comparison", tuple(c.id for c in held), (0, 1), 1)
@@ -68,7 +68,7 @@ def test_clips_of_a_question(here: Running, asked: Query) -> None:
     answer = me.post("queue/claim", json={})
     (item,) = answer.json()["items"]
     assert item["task"] == {"kind": "segment", "environment": "Pendulum-v1", "goal": "swing up"}
-    for secret in ("secret", "true_return", "5.5", "artifact"):
+    for secret in ("secret", "true_return", "5544332", "artifact"):
         assert secret not in answer.text
     clips = [candidate["clip"] for candidate in item["candidates"]]
     about = me.get(f"{here.base}{clips[0]['about']}").json()

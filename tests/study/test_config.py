@@ -37,6 +37,8 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
         ("[studdy]\nx = 1\n", ["'studdy'", "did you mean 'study'"]),
         ("[improve]\nlerning_rate = 1.0\n", ["'improve.lerning_rate'", "did you mean 'learning_rate'"]),
         ("[feedback.oracle]\nmistakes = 0.1\n", ["'feedback.oracle.mistakes'", "did you mean 'mistake'"]),
+        ("[feedback.oracle]\nscale = [5, 1]\n", ["feedback.oracle.scale = [5, 1]", "lower end comes first"]),
+        ("[feedback.oracle]\nanchors = [0.0, 0.0]\n", ["feedback.oracle.anchors = [0.0, 0.0]"]),
         ("[feedback]\nzzz = 1\n", ["'feedback.zzz'", "valid keys of [feedback]", "teacher"]),
         ('[improve]\nsteps = "7"\n', ["improve.steps", '"7"', "integer"]),
         ("[improve]\nsteps = true\n", ["improve.steps", "true"]),

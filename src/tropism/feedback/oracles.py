@@ -40,7 +40,8 @@ class Oracle:
     probability of the opposite answer. ``skip_below``: skips where even the best candidate's utility is below the
     standard's center + skip_below · spread. ``equal_within`` δ: utilities closer than δ · spread are equal.
     ``discount`` γ: sees Σ_t γ^(T−1−t) u_t, so what comes last counts most. ``scale``: of ratings, whose scores are
-    whole numbers.
+    whole numbers. ``anchors``: the utilities that the scale's ends stand for; absent: utilities as far apart as the
+    standard's use all scores evenly, so what is far better than the first candidates is rated like the best of them.
 
     Skipping and equality look once at the utilities the oracle sees, before noise, and a tie is not flipped.
     """
@@ -53,6 +54,7 @@ class Oracle:
     equal_within: float = 0.0
     discount: float = 1.0
     scale: tuple[int, int] = (1, 5)
+    anchors: tuple[float, float] | None = None
     aspect: str = "overall"
     kind: str = "oracle"
 
@@ -64,6 +66,7 @@ class Oracle:
             "equal_within": self.equal_within >= 0,
             "discount": 0 < self.discount <= 1,
             "scale": self.scale[0] < self.scale[1],
+            "anchors": self.anchors is None or -math.inf < self.anchors[0] < self.anchors[1] < math.inf,
         }
         for name, fine in checks.items():
             if not fine:
@@ -173,8 +176,13 @@ class Oracle:
     def _rate(self, query: Query, seen: list[float], context: QueryContext) -> dict[str, Any]:
         standing = self._standing(query, seen, context)
         low, high = self.scale
-        share = 0.5 * (1 + math.erf(standing / math.sqrt(2)))  # a normal utility uses the whole scale evenly
-        score = min(low + int(share * (high - low + 1)), high)
+        if self.anchors is None:
+            share = 0.5 * (1 + math.erf(standing / math.sqrt(2)))  # a normal utility uses the whole scale evenly
+            score = min(low + int(share * (high - low + 1)), high)
+        else:
+            worst, best = self.anchors
+            share = (context.measure.center + standing * context.measure.spread - worst) / (best - worst)
+            score = round(low + min(1.0, max(0.0, share)) * (high - low))
         return {"kind": "rating", "slot": "c1", "score": score, "scale": [low, high], "aspect": self.aspect}
 
     def _label(self, query: Query, seen: list[float], context: QueryContext) -> dict[str, Any]:

@@ -43,6 +43,19 @@ class OracleSection(Section):
     equal_within: float = Field(default=0.0, ge=0)
     discount: float = Field(default=1.0, gt=0, le=1)
     """Below 1 a myopic teacher, for whom what comes last counts most; the domain must know utilities by step."""
+    scale: tuple[int, int] = (1, 5)
+    """Of ratings: the lowest score and the highest."""
+    anchors: tuple[float, float] | None = None
+    """Of ratings: the utilities (of agents: a segment's true return) that the scale's ends stand for. Absent: the whole
+    scale is used for the first candidates, and what comes to be far better than they is rated like the best of them."""
+
+    @model_validator(mode="after")
+    def _ends_in_order(self) -> OracleSection:
+        for name in ("scale", "anchors"):
+            ends = getattr(self, name)
+            if ends is not None and ends[0] >= ends[1]:
+                raise ValueError(f"feedback.oracle.{name} = {list(ends)}: the lower end comes first")
+        return self
 
 
 class FeedbackSection(Section):
