@@ -27,7 +27,7 @@ EPISODES = 20
 class Cell:
     """One run. ``labels`` 0: on the true reward. ``wanted``: a Python function that is the true reward instead.
     ``start``: the name of a cell whose policy it begins with. ``horizon``: steps of an episode; 0: the environment's
-    own limit."""
+    own limit. ``arguments``: of the environment's constructor."""
 
     name: str
     environment: str
@@ -44,13 +44,16 @@ class Cell:
     start: str = ""
     horizon: int = 0
     staggered: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def spec(self) -> Any:
         """The environment alone."""
         from tropism.environments.making import EnvironmentSpec
 
-        return EnvironmentSpec(self.environment, horizon="fixed", steps=self.horizon, reward=self.wanted)
+        return EnvironmentSpec(
+            self.environment, dict(self.arguments), horizon="fixed", steps=self.horizon, reward=self.wanted
+        )
 
 
 def play(cell: Cell, folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tropism.control.fit_reward import RewardSection
 from tropism.control.policy import save_policy
 from tropism.control.preferences import Asking, PreferenceLearner
 from tropism.control.queries import choose
-from tropism.control.reward_network import load_reward
+from tropism.control.reward_network import WEIGHTS, load_reward
 from tropism.control.schedule import LabelSchedule
 from tropism.control.state_entropy import StateEntropy
 from tropism.errors import ConfigError, DataError
@@ -28,7 +28,7 @@ from tropism.feedback.asking import MemoryAsker
 from tropism.feedback.oracles import Oracle
 from tropism.feedback.records import Answer, Query
 from tropism.feedback.teachers import QueryContext
-from tropism.runtime.checkpoints import load_state, save_state
+from tropism.runtime.checkpoints import load_state, load_tensors, save_state, save_tensors
 from tropism.runtime.stage import StageRun
 
 
@@ -283,6 +283,15 @@ def test_a_reward_comes_back_from_its_folder(trained: PreferenceLearner, tmp_pat
     x = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
     a = np.random.default_rng(1).normal(size=(9, 1)).astype(np.float32)
     assert np.array_equal(trained.reward(x, a, x), again(x, a, x))
+
+
+def test_a_reward_that_was_written_without_a_linear_part_has_none(trained: PreferenceLearner, tmp_path: Path) -> None:
+    assert trained.reward is not None
+    trained.reward.save(tmp_path)
+    held = load_tensors(tmp_path / WEIGHTS)
+    assert held.pop("reward.linear").abs().max() > 0  # it is learned
+    save_tensors(tmp_path / WEIGHTS, held)
+    assert load_reward(tmp_path).ensemble.reward.linear.abs().max() == 0
 
 
 @pytest.mark.parametrize("kind", ["comparison", "rating"])

@@ -33,6 +33,7 @@ def ensemble(form: Form = "regret") -> SegmentEnsemble:
 def test_a_fitted_ensemble_scores_the_same_after_its_inputs_are_standardised_anew(form: Form) -> None:
     made, segments = ensemble(form), rows(20, 1)
     with torch.no_grad():
+        made.reward.linear.normal_(generator=torch.Generator().manual_seed(3))
         before = made.segments(segments)
         made.standardise(rows(50, 2, 3.0).flatten(0, 1) + 0.7, fitted=True)
         assert not torch.allclose(made.deviation, torch.ones(8), atol=1.0)

@@ -106,15 +106,17 @@ def test_what_is_paid_is_the_flight_and_who_stands_after_it(monkeypatch):
     env, judge = Posed(monkeypatch), HopperBackflip()
     air = env.paid(judge, [STANDING, *flown(1.05 * TURN)])
     assert air == pytest.approx([0, *(1.05 * (n + 1) / 40 for n in range(40))])
-    assert env.paid(judge, after(1.05 * TURN, steps=3)) == [pytest.approx(1)] * 3
-    # a hop after it is no flip, and does not undo it; sprawling does, for good
+    assert env.paid(judge, after(1.05 * TURN, steps=3)) == [pytest.approx(3.45)] * 3
+    # a hop after it is no flip, and does not undo it; sprawling does
     assert env.paid(judge, [Pose(-1.05 * TURN - 0.2, 1.3, True, False)]) == [pytest.approx(0.2 / TURN)]
-    assert env.paid(judge, after(1.05 * TURN, steps=1)) == [pytest.approx(1)]
+    assert env.paid(judge, after(1.05 * TURN, steps=1)) == [pytest.approx(3.45)]
     assert env.paid(judge, [*after(1.05 * TURN, sprawled=True, steps=1), *after(1.05 * TURN, steps=1)]) == [0, 0]
-    assert env.paid(judge, flown(2 * TURN)[-1:]) == [0]
+    # and the next flight counts from where it begins
+    again = [Pose(-1.05 * TURN - turn * TURN, 1.4, True, False) for turn in (0.1, 0.6, 1.2)]
+    assert env.paid(judge, again) == pytest.approx([0.1, 0.6, 1.1])
 
 
-@pytest.mark.parametrize(("turned", "pay"), [(0.5, 0), (0.9, 0.75), (1.05, 1), (1.19, 1.2), (-1.03, 0)], ids=str)
+@pytest.mark.parametrize(("turned", "pay"), [(0.5, 0), (0.9, 1.95), (1.05, 3.45), (1.19, 4.5), (-1.03, 0)], ids=str)
 def test_less_of_a_turn_is_worth_less(monkeypatch, turned, pay):
     env, judge = Posed(monkeypatch), HopperBackflip()
     env.paid(judge, [STANDING, *flown(turned * TURN)])

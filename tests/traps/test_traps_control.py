@@ -100,7 +100,7 @@ def test_trap_25_members_are_standardised_before_they_are_averaged_or_compared()
     made = fixed.asked_once(learner())
     loud = copy.deepcopy(made.reward.ensemble)
     with torch.no_grad():
-        for last in (loud.reward.weights[-1], loud.reward.biases[-1]):
+        for last in (loud.reward.weights[-1], loud.reward.biases[-1], loud.reward.linear):
             last[0] *= 1000
     rewards = [freeze(copy.deepcopy(e), made.questions.steps(), 1) for e in (made.reward.ensemble, loud)]
     steps = made.pool.chunks[-1].steps

@@ -239,8 +239,10 @@ class SegmentEnsemble(nn.Module):
 
 
 class _Stack(nn.Module):
-    """E perceptrons side by side: leaky ReLU between layers (Christiano et al. 2017, appendix A.1), one output. They
-    read the same ``[n, width]``, or each its own of ``[E, n, width]``."""
+    """E perceptrons side by side: leaky ReLU between layers (Christiano et al. 2017, appendix A.1), one output, to
+    which a linear function of the inputs is added: much of what is wanted of agents (speed, effort) is close to one,
+    and its few weights are learned from fewer answers. They read the same ``[n, width]``, or each its own of
+    ``[E, n, width]``."""
 
     def __init__(self, width: int, members: int, hidden: Sequence[int], random: torch.Generator) -> None:
         super().__init__()
@@ -251,21 +253,29 @@ class _Stack(nn.Module):
             weight = torch.randn(members, a, b, generator=random) * (gain / math.sqrt(a))
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(members, 1, b)))
+        self.linear = nn.Parameter(torch.zeros(members, width, 1))
+        self.register_load_state_dict_pre_hook(_without_linear)
 
     def rescale(self, inputs: slice, wider: Tensor, shift: Tensor) -> None:
         """Compute the same where ``inputs`` x now come as (x - ``shift``) / ``wider``."""
-        first = self.weights[0]
-        self.biases[0].add_((shift[:, None] * first[:, inputs]).sum(1, keepdim=True))
-        first[:, inputs] *= wider[:, None]
+        for weight, bias in ((self.weights[0], self.biases[0]), (self.linear, self.biases[-1])):
+            bias.add_((shift[:, None] * weight[:, inputs]).sum(1, keepdim=True))
+            weight[:, inputs] *= wider[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.expand(len(self.weights[0]), -1, -1)
-        last = len(self.weights) - 1
+        x = x.expand(len(self.linear), -1, -1)
+        direct, last = torch.bmm(x, self.linear), len(self.weights) - 1
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.baddbmm(bias, x, weight)
             if number < last:
                 x = nn.functional.leaky_relu(x, 0.01)
-        return x[..., 0]
+        return (x + direct)[..., 0]
+
+
+def _without_linear(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """What was written before there was a linear part has none."""
+    assert isinstance(module, _Stack)
+    state.setdefault(f"{prefix}linear", torch.zeros_like(module.linear))
 
 
 class SegmentScores(nn.Module):
