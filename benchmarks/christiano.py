@@ -1,11 +1,12 @@
 """Agents that learn from comparisons beside agents that see the true reward (Christiano et al. 2017, section 3.1).
 
 On each task the same PPO learns three times: from the true reward, and from 700 and 1,400 comparisons of its own
-segments, those on which the ensemble disagrees most, by a synthetic teacher that sees the true reward (350 besides on
-HalfCheetah). All tasks have a fixed horizon: a walker that falls goes on lying. A return is normalised by the task's
-own ends: 0 is random actions, 1 the mean of the runs on the true reward. What is claimed is the interquartile mean over
-tasks and seeds, with a bootstrap of seeds within tasks and arms (Agarwal et al. 2021), those on the true reward
-included; every task is listed. Environment steps are counted at the environment, those of asking included.
+segments (10 or 25 steps), those on which the ensemble disagrees most, by a synthetic teacher that sees the true reward
+(350 besides on HalfCheetah). All tasks have a fixed horizon: a walker that falls goes on lying. A return is normalised
+by the task's own ends: 0 is random actions, 1 the mean of the runs on the true reward. What is claimed is the
+interquartile mean over tasks and seeds, with a bootstrap of seeds within tasks and arms (Agarwal et al. 2021), those on
+the true reward included; every task is listed. Environment steps are counted at the environment, those of asking
+included.
 
     python benchmarks/christiano.py --folder RUNS [--tasks HalfCheetah-v5 …] [--seeds 0 1 2] [--jobs 2]
     python benchmarks/christiano.py                 the same with the committed runs (results/runs) as RUNS
@@ -51,10 +52,10 @@ class Task:
         """A run."""
         name, labels = f"{self.id}-{arm}-{seed}", 0 if arm == TRUE else int(arm)
         if not labels:
-            return Cell(name, self.id, self.steps, seed, self.ppo)
+            return Cell(name, self.id, self.steps, seed, self.ppo, staggered=True)
         return Cell(
             name, self.id, self.steps, seed, self.ppo, labels, selection="disagreement",
-            preferences={"segment_length": self.segment}, reward=self.reward,
+            preferences={"segment_length": self.segment}, reward=self.reward, staggered=True,
         )  # fmt: skip
 
 
@@ -64,14 +65,16 @@ WALKING = {"normalise_observations": True, "normalise_rewards": True, **FALLING}
 ended in a poor gait from which none got away, whoever paid."""
 EXACT = {"label_error": 0.01}
 MOVING = {**EXACT, "successors": True}
-"""This teacher does not err. What it pays for is how far a step leads, which shows in the observation that follows."""
+"""This teacher does not err. What it pays for is how far a step leads, which shows in the observation that follows.
+Its segments are short, for it can tell which of two moments is the better one, and that says more of single steps than
+which of two seconds is; people need the seconds."""
 TASKS = (
-    Task("HalfCheetah-v5", 1_000_000, {**WALKING, "gamma": 0.98, "log_std": -1.0}, 100, MOVING,
+    Task("HalfCheetah-v5", 1_000_000, {**WALKING, "gamma": 0.98, "log_std": -1.0}, 25, MOVING,
          arms=(TRUE, "350", "700", "1400")),
-    Task("Hopper-v5", 1_000_000, WALKING, 100, MOVING),
-    Task("Walker2d-v5", 1_000_000, WALKING, 100, MOVING),
-    Task("Swimmer-v5", 1_000_000, {**WALKING, "gamma": 0.9999, "gae_lambda": 0.98}, 100, MOVING),
-    Task("Reacher-v5", 300_000, {"normalise_observations": True, "gamma": 0.95, **FALLING}, 25, EXACT),
+    Task("Hopper-v5", 1_000_000, WALKING, 25, MOVING),
+    Task("Walker2d-v5", 1_000_000, WALKING, 10, MOVING),
+    Task("Swimmer-v5", 1_000_000, {**WALKING, "gamma": 0.9999, "gae_lambda": 0.98}, 25, MOVING),
+    Task("Reacher-v5", 300_000, {"normalise_observations": True, "gamma": 0.95, **FALLING}, 10, EXACT),
     Task("Pendulum-v1", 300_000, {"gamma": 0.95, "learning_rate": 1e-3, **FALLING}, 25, EXACT),
 )  # fmt: skip
 
