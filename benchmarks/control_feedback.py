@@ -30,6 +30,7 @@ from christiano import Task
 from common import Claim, interval, write_result
 from control_runs import KEPT, Cell, play, read, run_all
 from control_shares import Arm, difference, mean, share
+from tropism.study.config import FeedbackSection
 
 SEEDS = (0, 1, 2)
 Runs = Mapping[str, Mapping[str, Any]]
@@ -39,6 +40,7 @@ PENDULUM = replace(TASKS["Pendulum-v1"], steps=200_000)
 CARTPOLE = Task("CartPole-v1", 150_000, christiano.FALLING, 25, {})
 BUDGETS = (60, 120, 250, 500, 1400)
 WAYS = ("random", "disagreement")
+DEFAULT = FeedbackSection().selection
 SHARE = 0.9
 NOISE = {"rationality": 2.0}
 """Of raters: logistic noise, in units of the spread of what is rated."""
@@ -59,7 +61,8 @@ def selection_cells() -> list[Cell]:
 
 
 def selection_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
-    """Labels to ``SHARE`` of the largest budget's random return, between budgets by a straight line.
+    """Labels to ``SHARE`` of the largest budget's random return, between budgets by a straight line. The default is to
+    choose by disagreement where that is sure to save labels, and at random where it is not.
 
     A run that the largest budget was not enough for counts as that budget, and the claim says how many did: what they
     need is more, and not known."""
@@ -79,7 +82,11 @@ def selection_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
         name = f"{task}: labels saved by asking where members disagree"
         if sum(short.values()):
             name += f" ({short['random']} random and {short['disagreement']} such runs never got there)"
-        claims.append(Claim(name, saved.value, saved.low, saved.high, "low > 0", saved.low > 0))
+        certain = saved.low > 0
+        target, holds = (
+            ("low > 0", certain) if DEFAULT == "disagreement" else ("low <= 0, else the default", not certain)
+        )
+        claims.append(Claim(name, saved.value, saved.low, saved.high, target, holds))
         found[task] = {
             "goal": goal, "needed": {way: [asdict(n) for n in needed[way]] for way in WAYS},
             "never": short, "returns": {w: [returns(w, b) for b in BUDGETS] for w in WAYS},

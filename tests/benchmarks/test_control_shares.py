@@ -124,7 +124,8 @@ SLOW = [[10.0, 30.0, 60.0, 80.0, 100.0], [10.0, 30.0, 60.0, 82.0, 100.0], [10.0,
 QUICK = [[10.0, 50.0, 95.0, 100.0, 100.0], [10.0, 50.0, 97.0, 100.0, 100.0], [10.0, 50.0, 99.0, 100.0, 100.0]]
 
 
-def test_labels_are_saved_where_both_ways_are_known(bench: SimpleNamespace) -> None:
+def test_labels_are_saved_where_both_ways_are_known(bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.feedback, "DEFAULT", "disagreement")
     claims, about = bench.feedback.selection_claims(selections(bench, SLOW, QUICK))
     assert all(c.holds for c in claims)
     assert len(claims) == 2
@@ -137,8 +138,19 @@ def test_labels_are_saved_where_both_ways_are_known(bench: SimpleNamespace) -> N
     assert "never" not in claims[0].name
 
 
-def test_runs_that_never_get_there_are_told(bench: SimpleNamespace) -> None:
+def test_the_default_is_what_saves_labels_for_certain_and_nothing_else(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for default, found in (("disagreement", [True, False]), ("random", [False, True])):
+        monkeypatch.setattr(bench.feedback, "DEFAULT", default)
+        for disagreement, holds in zip((QUICK, SLOW), found, strict=True):
+            claims, _ = bench.feedback.selection_claims(selections(bench, SLOW, disagreement))
+            assert {c.holds for c in claims} == {holds}
+
+
+def test_runs_that_never_get_there_are_told(bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,400 labels that were not enough are no 1,400 labels: two such runs look as if nothing had been saved."""
+    monkeypatch.setattr(bench.feedback, "DEFAULT", "disagreement")
     never = [QUICK[0], QUICK[1], [10.0] * 5]
     claims, about = bench.feedback.selection_claims(selections(bench, SLOW, never))
     assert about["tasks"]["HalfCheetah-v5"]["never"] == {"random": 0, "disagreement": 1}
