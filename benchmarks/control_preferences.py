@@ -37,10 +37,10 @@ OURS, THEIRS = "tropism", "imitation"
 SEEDS = (0, 1, 2)
 GATE = 2.2
 LABELS, ASKED_STEPS, PER, EPISODES = 300, 61_440, 100_000, 20
-LABEL_ERROR = 0.01
 TASKS = {"HalfCheetah-v5": {}, "Pendulum-v1": {"gamma": 0.95, "learning_rate": 1e-3}}
-SEGMENTS = {"HalfCheetah-v5": 50, "Pendulum-v1": 25}
-"""Steps of ours; Pendulum's as in ``christiano.py``."""
+SEGMENT = 25
+REWARDS = {"HalfCheetah-v5": {"label_error": 0.01, "successors": True}, "Pendulum-v1": {"label_error": 0.01}}
+"""Segments and rewards of ours are as in ``christiano.py``."""
 SEARCH = [{"normalise": n, "fragment": f, "members": m} for n, f, m in product((1, 0), (50, 25), (3, 1))]
 
 
@@ -65,12 +65,12 @@ def ours(task: str, steps: int, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     began, spent = time.perf_counter(), time.process_time()
     spec = EnvironmentSpec(task, horizon="fixed")
-    environments = Environments(spec, 8, derive(seed, "environments"))
+    environments = Environments(spec, 8, derive(seed, "environments"), staggered=True)
     # SB3's PPO whitens the advantages of each mini-batch
     agent = Ppo(environments, PpoSettings(**TASKS[task], whiten="mini_batch"), derive(seed, "agent"))
     asker, asking = MemoryAsker(Oracle(seed=seed)), Asking(LABELS, selection="random")
-    reward = RewardSection(members=3, label_error=LABEL_ERROR)
-    preferences = PreferenceSection(segment_length=SEGMENTS[task])
+    reward = RewardSection(members=3, **REWARDS[task])
+    preferences = PreferenceSection(segment_length=SEGMENT)
     learner = PreferenceLearner(agent, asking, preferences, reward, asker, steps, seed)
     while not learner.finished:
         learner.step()
@@ -120,7 +120,7 @@ def learning(given: argparse.Namespace) -> None:
         return kept(given.folder, f"{THEIRS}-{task}-{seed}", about, lambda: theirs(given, task, seed, **settings))
 
     def our_run(task: str, seed: int, steps: int) -> dict[str, Any]:
-        about = [task, seed, steps, TASKS[task], LABELS, SEGMENTS[task], LABEL_ERROR]
+        about = [task, seed, steps, TASKS[task], LABELS, SEGMENT, REWARDS[task], "staggered"]
         return kept(given.folder, f"{OURS}-{task}-{seed}", about, lambda: of_ours(task, steps, seed))
 
     for task in TASKS:
