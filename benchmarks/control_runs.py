@@ -26,8 +26,9 @@ EPISODES = 20
 @dataclass(frozen=True)
 class Cell:
     """One run. ``labels`` 0: on the true reward. ``wanted``: a Python function that is the true reward instead.
-    ``start``: the name of a cell whose policy it begins with. ``horizon``: steps of an episode; 0: the environment's
-    own limit. ``arguments``: of the environment's constructor."""
+    ``start``: the name of a cell whose policy it begins with, ``start_log_std``: the noise of its actions then (None:
+    its own). ``horizon``: steps of an episode; 0: the environment's own limit. ``arguments``: of the environment's
+    constructor."""
 
     name: str
     environment: str
@@ -45,6 +46,7 @@ class Cell:
     horizon: int = 0
     staggered: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    start_log_std: float | None = None
 
     @property
     def spec(self) -> Any:
@@ -62,7 +64,7 @@ def play(cell: Cell, folder: Path) -> dict[str, Any]:
 
     from tropism.control.evaluate import evaluate, random_returns
     from tropism.control.fit_reward import RewardSection
-    from tropism.control.policy import load_policy, save_policy
+    from tropism.control.policy import load_policy, save_policy, started
     from tropism.control.ppo import Ppo, PpoSettings
     from tropism.control.preferences import Asking, PreferenceLearner, PreferenceSection
     from tropism.environments.stepping import Environments
@@ -76,7 +78,7 @@ def play(cell: Cell, folder: Path) -> dict[str, Any]:
     agent = Ppo(environments, PpoSettings(**cell.ppo), derive(seed, cell.environment, "agent"))
     begins = dict[str, float]()
     if cell.start:
-        agent.begin_with(*load_policy(folder / cell.start).description)
+        agent.begin_with(*started(load_policy(folder / cell.start), cell.start_log_std))
         begins["start_return"] = evaluate(agent, spec, EPISODES, 1).mean  # by this cell's reward
     began, curve, labels = time.process_time(), list[tuple[int, float]](), 0
     if not cell.labels:

@@ -11,7 +11,7 @@ import torch
 
 from tropism.control.agent import Agent
 from tropism.control.algorithms import ALGORITHMS, make_agent
-from tropism.control.policy import load_policy, save_policy
+from tropism.control.policy import ControlPolicy, load_policy, save_policy, started
 from tropism.control.sac import SacSettings
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.stepping import Environments
@@ -130,6 +130,27 @@ def test_another_agent_begins_with_a_saved_policy(name: str, env: str, tmp_path:
     other.advance(None, 0.0)
     with pytest.raises(ModelError, match="differs"):
         made(name, env, hidden=[16]).begin_with(*load_policy(tmp_path).description)
+
+
+def test_a_policy_goes_on_with_the_noise_that_is_asked_for(tmp_path: Path) -> None:
+    """Nothing else of it changes; one whose actions have no noise of their own is refused."""
+
+    def kept(name: str, agent: Agent) -> ControlPolicy:
+        (tmp_path / name).mkdir()
+        save_policy(tmp_path / name, agent.policy(), agent.environments.spec, {})
+        return load_policy(tmp_path / name)
+
+    agent, other = made("ppo", "Pendulum-v1", log_std=-2.0), made("ppo", "Pendulum-v1", seed=5)
+    sure = kept("sure", agent)
+    other.begin_with(*started(sure, -0.5))
+    wanted, got = agent.policy()[0], other.policy()[0]
+    assert got.pop("log_std").tolist() == [-0.5]
+    assert all(torch.equal(wanted[key], got[key]) for key in got)
+    other.begin_with(*started(sure, None))
+    assert other.policy()[0]["log_std"].tolist() == [-2.0]
+    for name, env in (("dqn", "CartPole-v1"), ("ppo", "CartPole-v1"), ("sac", "Pendulum-v1")):
+        with pytest.raises(ConfigError, match=r"start_log_std = -0\.5.*without a deviation of its own"):
+            started(kept(f"{name} {env}", made(name, env)), -0.5)
 
 
 @pytest.mark.parametrize("name", ["ppo", "a2c", "reinforce"])

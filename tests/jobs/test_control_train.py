@@ -159,6 +159,10 @@ def test_it_starts_from_a_policy_that_was_trained_before(trained: Path, tmp_path
     assert told["inputs"]["agent.start"] == digest_folder(trained)
     with pytest.raises(ModelError, match="no control policy"):
         short(tmp_path, "nothing", agent__start=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"start_log_std = -1.0 for a policy .* without a deviation"):
+        short(tmp_path, "noisy", agent__start=str(trained), agent__start_log_std=-1)
+    with pytest.raises(ConfigError, match=r"start_log_std = -1.0 without agent\.start"):
+        short(tmp_path, "noisy", agent__start_log_std=-1)
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])

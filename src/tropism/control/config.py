@@ -13,6 +13,7 @@ from tropism.control.algorithms import make_agent
 from tropism.control.behaviour_cloning import CloningSettings
 from tropism.control.dqn import DqnSettings
 from tropism.control.fit_reward import RewardSection
+from tropism.control.policy import load_policy, started
 from tropism.control.ppo import PpoSettings
 from tropism.control.preferences import Asking, PreferenceSection
 from tropism.control.reinforce import ReinforceSettings
@@ -73,6 +74,9 @@ class AgentSection(Section):
     start: Path | None = None
     """A policy's folder to start from (what ``tropism control train`` made); else a fresh one, or one cloned from
     demonstrations."""
+    start_log_std: float | None = Field(default=None, ge=-10, le=2)
+    """The noise of the actions to go on with from ``start`` (log deviation); absent: the policy's own. One that is sure
+    of what is wrong tries too little else to find what is right."""
     checkpoint_seconds: float = Field(default=20.0, gt=0)
     """Between two checkpoints, or 20 times what saving one takes, where that is longer. A kill loses no more than that,
     and no bit of the result."""
@@ -92,6 +96,18 @@ class AlgorithmSections(Section):
         """The agent that the settings name. Errors: ConfigError for a space that it does not support."""
         name = self.agent.algorithm
         return make_agent(name, environments, getattr(self, name), seed)
+
+    def begin(self, agent: Agent) -> None:
+        """Load the policy to start from, where there is one. Errors: ModelError for one of another kind; ConfigError
+        where its noise is to be changed and it has none of its own."""
+        given = self.agent
+        if given.start is not None:
+            agent.begin_with(*started(load_policy(given.start), given.start_log_std))
+        elif given.start_log_std is not None:
+            raise ConfigError(
+                f"agent.start_log_std = {given.start_log_std} without agent.start",
+                "name the policy to start from, or set the noise of a fresh one (ppo.log_std)",
+            )
 
 
 class PlayedSection(Section):

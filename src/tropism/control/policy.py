@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tropism.control.agent import Actor
@@ -78,6 +79,20 @@ def begin(actor: ActorCritic, normaliser: Normaliser, tensors: Mapping[str, Tens
         raise ModelError(f"the policy to start from differs in {other} (theirs, ours)", "use the same settings")
     actor.load(dict(tensors))
     normaliser.load(about["normaliser"])
+
+
+def started(policy: ControlPolicy, log_std: float | None) -> Description:
+    """A policy as ``Agent.begin_with`` takes it, the log deviations of its actions ``log_std`` where that is given.
+    Errors: ConfigError for a policy whose actions have no noise of their own: categories, values, a squashed policy."""
+    tensors, about = policy.description
+    if log_std is None:
+        return tensors, about
+    if "log_std" not in tensors:
+        raise ConfigError(
+            f"agent.start_log_std = {log_std} for a policy ({about['kind']}) without a deviation of its own",
+            "leave it out: continuous actions of ppo, a2c and reinforce have one",
+        )
+    return tensors | {"log_std": torch.full_like(tensors["log_std"], log_std)}, about
 
 
 def normaliser_of(environments: Environments, active: bool) -> Normaliser:

@@ -18,7 +18,7 @@ from tropism.control.agent import Agent
 from tropism.control.config import AlgorithmSections, EnvironmentSection, PlayedSection
 from tropism.control.evaluate import evaluate, random_returns
 from tropism.control.footage import film
-from tropism.control.policy import load_policy, save_policy
+from tropism.control.policy import save_policy
 from tropism.digests import digest_folder
 from tropism.environments.stepping import Environments
 from tropism.evaluation.intervals import bootstrap_mean
@@ -84,8 +84,7 @@ def plan(config: ControlTrainConfig, out: Path) -> Plan:
 
 def _agent(config: ControlTrainConfig, environments: Environments) -> Agent:
     agent = config.make(environments, derive(config.run.seed, "agent"))
-    if config.agent.start is not None:
-        agent.begin_with(*load_policy(config.agent.start).description)
+    config.begin(agent)
     return agent
 
 
