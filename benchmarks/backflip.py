@@ -1,16 +1,20 @@
 """The hopper's backflip from ratings by a program (after Christiano et al. 2017, section 3.2, who compared).
 
 No reward of the environment asks for it. The teacher rates segments of five steps by how far the hopper turns backwards
-in the air, and dearer by whether it then stands (``environments/tricks.py``); the agent sees its ratings alone, 900 or
-fewer. Whether the flip is done is judged by the simulator's state on episodes that nothing has learned from, on modes
-of actions: in one flight the pitch turns backwards by 2 pi or more, and the hopper comes down on its foot and stands. A
-seed counts if that happens in at least half of its episodes. Beside it stands the same PPO paid by the teacher's own
-measure. A step of this environment is 16 ms (Gymnasium's ``frame_skip`` of 8 in place of 4), an episode 1.2 s.
+in the air, and dearer by how upright it then stands (``environments/tricks.py``); the agent sees its ratings alone, 900
+or fewer. Whether the flip is done is judged by the simulator's state on episodes that nothing has learned from, on
+modes of actions: in one flight the pitch turns backwards by 2 pi or more, and the hopper comes down on its foot and
+stands. A seed counts if that happens in at least half of its episodes. Beside it stands the same PPO paid by the
+teacher's own measure.
+
+The task is Gymnasium's but for this: a step is 16 ms (``frame_skip`` of 8 in place of 4), an episode 1.8 s, and to what
+the hopper observes, a sense of contact and of the turn since take-off is added (``FlightSense``). What the teacher pays
+for would not show in the observation otherwise, and no reward could learn it.
 
     python benchmarks/backflip.py --folder RUNS [--seeds 0 1 2 3 4] [--arms 900 true] [--jobs 2]
     python benchmarks/backflip.py --quick         one short run; no result file
 
-Runs of some four CPU minutes, kept in RUNS (``control_runs.py``). The clip is what a study shows:
+Runs of some six CPU minutes, kept in RUNS (``control_runs.py``). The clip is what a study shows:
 ``tropism new DIR --recipe control/hopper-backflip``. Left out: real people, how pretty it is.
 """
 
@@ -27,7 +31,7 @@ import numpy as np
 from common import Claim, write_result
 from control_runs import Cell, play, read, run_all
 
-LABELS, STEPS, HORIZON, SEEDS = 900, 600_000, 75, (0, 1, 2, 3, 4)
+LABELS, STEPS, HORIZON, SEEDS = 900, 600_000, 110, (0, 1, 2, 3, 4)
 EPISODES, SHARE, WANTED_SEEDS = 20, 0.5, 3
 PPO = {"normalise_observations": True, "normalise_rewards": True, "learning_rate_end": 0.0}
 ASKED = {
@@ -35,19 +39,20 @@ ASKED = {
     "pool_chunks": 2,
 }  # fmt: skip
 """Short segments say which steps are meant. Before the first questions the policy explores, so that there is something
-to rate; then it asks often, about what it has just done, since what matters comes late and is rare."""
-REWARD = {"early_stopping": False, "fit_steps": 600, "fit_steps_again": 300}
+to rate; then it asks often, about what of its last steps the ensemble disagrees on: what matters comes late and is
+rare."""
+REWARD = {"early_stopping": False, "fit_steps": 600, "fit_steps_again": 300, "successors": True}
 RATER = {"scale": (1, 20), "anchors": (0.0, 20.0)}
 """The scale's ends are returns of a segment: five steps of standing after a flip are about 17."""
-WANTED = "tropism.environments.tricks:HopperBackflip"
+WANTED, SENSE = (f"tropism.environments.tricks:{name}" for name in ("HopperBackflip", "FlightSense"))
 
 
 def cell_of(arm: str, seed: int, steps: int = STEPS) -> Cell:
     """A run: ``arm`` is the number of labels, or ``true``."""
     labels = 0 if arm == "true" else int(arm)
     return Cell(
-        f"backflip-{arm}-{seed}", "Hopper-v5", steps, seed, PPO, labels, "rating", "random", ASKED, REWARD, RATER,
-        WANTED, horizon=HORIZON, staggered=True, arguments={"frame_skip": 8},
+        f"backflip-{arm}-{seed}", "Hopper-v5", steps, seed, PPO, labels, "rating", "disagreement", ASKED, REWARD, RATER,
+        WANTED, horizon=HORIZON, staggered=True, arguments={"frame_skip": 8}, wrapper=SENSE,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ class Cell:
     """One run. ``labels`` 0: on the true reward. ``wanted``: a Python function that is the true reward instead.
     ``start``: the name of a cell whose policy it begins with, ``start_log_std``: the noise of its actions then (None:
     its own). ``horizon``: steps of an episode; 0: the environment's own limit. ``arguments``: of the environment's
-    constructor."""
+    constructor; ``wrapper``: around it."""
 
     name: str
     environment: str
@@ -47,6 +47,7 @@ class Cell:
     staggered: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
     start_log_std: float | None = None
+    wrapper: str = ""
 
     @property
     def spec(self) -> Any:
@@ -54,8 +55,9 @@ class Cell:
         from tropism.environments.making import EnvironmentSpec
 
         return EnvironmentSpec(
-            self.environment, dict(self.arguments), horizon="fixed", steps=self.horizon, reward=self.wanted
-        )
+            self.environment, dict(self.arguments), horizon="fixed", steps=self.horizon, reward=self.wanted,
+            wrapper=self.wrapper,
+        )  # fmt: skip
 
 
 def play(cell: Cell, folder: Path) -> dict[str, Any]:

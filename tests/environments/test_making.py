@@ -221,3 +221,57 @@ def test_a_reward_with_memory_begins_anew_with_every_episode_and_is_there_after_
         with pytest.raises(ConfigError, match=problem) as caught:
             make(EnvironmentSpec("Pendulum-v1", reward=f"{file}:{name}"))
         assert "takes no arguments" in str(caught.value.fix)
+
+
+SEEING = """
+import gymnasium
+import numpy as np
+
+class Seeing(gymnasium.Wrapper):
+    \"\"\"What it observes, and the most it was pushed by in this episode.\"\"\"
+    def __init__(self, env):
+        super().__init__(env)
+        own = env.observation_space
+        self.observation_space = gymnasium.spaces.Box(np.append(own.low, 0), np.append(own.high, 9), dtype=np.float64)
+    def reset(self, **told):
+        self.most = 0.0
+        seen, about = self.env.reset(**told)
+        return np.append(seen, self.most), about
+    def step(self, action):
+        seen, *rest = self.env.step(action)
+        self.most = max(self.most, float(action[0]))
+        return np.append(seen, self.most), *rest
+
+class Taking(gymnasium.Wrapper):
+    def __init__(self, env, more):
+        super().__init__(env)
+
+def plain(env):
+    return env
+
+def last(env, action, observation):
+    return float(observation[-1])
+"""
+
+
+def test_a_wrapper_of_the_users_own_is_what_everybody_sees_and_is_there_after_a_resume(tmp_path: Path) -> None:
+    file = tmp_path / "seeing.py"
+    file.write_text(SEEING)
+    spec = EnvironmentSpec("Pendulum-v1", steps=5, reward=f"{file}:last", wrapper=f"{file}:Seeing")
+    assert EnvironmentSpec(**spec.as_json()) == spec
+    environments = Environments(spec, 2, 0)
+    assert environments.observation_size == 4
+    pushed = [environments.step(np.array([[push], [1.0]])) for push in (0.5, 2.0, 0.0)]
+    assert [step.successors[:, -1].tolist() for step in pushed] == [[0.5, 1], [2, 1], [2, 1]]
+    assert [step.rewards.tolist() for step in pushed] == [[0.5, 1], [2, 1], [2, 1]]
+    again = Environments(spec, 2, 0)
+    again.restore(environments.position())
+    still = np.zeros((2, 1))
+    for _ in range(2):
+        assert again.step(still).rewards.tolist() == environments.step(still).rewards.tolist() == [2, 1]
+    assert environments.observations[:, -1].tolist() == [0, 0]  # another episode
+    for name, problem in (("plain", "no gymnasium.Wrapper"), ("Taking", "more"), ("None", "no function 'None'")):
+        with pytest.raises(ConfigError, match=problem):
+            make(EnvironmentSpec("Pendulum-v1", wrapper=f"{file}:{name}"))
+    # what was written without one reads as before
+    assert "wrapper" not in EnvironmentSpec("Pendulum-v1").as_json()

@@ -104,32 +104,49 @@ class Posed:
 
 def test_what_is_paid_is_the_flight_and_who_stands_after_it(monkeypatch):
     env, judge = Posed(monkeypatch), HopperBackflip()
-    air = env.paid(judge, [STANDING, *flown(1.05 * TURN)])
-    assert air == pytest.approx([0, *(1.05 * (n + 1) / 40 for n in range(40))])
-    assert env.paid(judge, after(1.05 * TURN, steps=3)) == [pytest.approx(3.45)] * 3
+    air = env.paid(judge, [STANDING, *flown(TURN)])
+    assert air == pytest.approx([0, *((n + 1) / 40 for n in range(40))])
+    assert env.paid(judge, after(TURN, steps=3)) == [pytest.approx(3)] * 3
     # a hop after it is no flip, and does not undo it; sprawling does
-    assert env.paid(judge, [Pose(-1.05 * TURN - 0.2, 1.3, True, False)]) == [pytest.approx(0.2 / TURN)]
-    assert env.paid(judge, after(1.05 * TURN, steps=1)) == [pytest.approx(3.45)]
-    assert env.paid(judge, [*after(1.05 * TURN, sprawled=True, steps=1), *after(1.05 * TURN, steps=1)]) == [0, 0]
-    # and the next flight counts from where it begins
-    again = [Pose(-1.05 * TURN - turn * TURN, 1.4, True, False) for turn in (0.1, 0.6, 1.2)]
-    assert env.paid(judge, again) == pytest.approx([0.1, 0.6, 1.1])
+    assert env.paid(judge, [Pose(-TURN - 0.2, 1.3, True, False)]) == [pytest.approx(0.2 / TURN)]
+    assert env.paid(judge, after(TURN, steps=1)) == [pytest.approx(3)]
+    assert env.paid(judge, [*after(TURN, sprawled=True, steps=1), *after(TURN, steps=1)]) == [0, 0]
+    # and the next flight counts from where it begins, and less again where it turns too far
+    again = [Pose(-TURN - turn * TURN, 1.4, True, False) for turn in (0.1, 0.6, 1.15, 1.35, 2.0)]
+    assert env.paid(judge, again) == pytest.approx([0.1, 0.6, 1.15, 0.55, -0.2])
 
 
-@pytest.mark.parametrize(("turned", "pay"), [(0.5, 0), (0.9, 1.95), (1.05, 3.45), (1.19, 4.5), (-1.03, 0)], ids=str)
-def test_less_of_a_turn_is_worth_less(monkeypatch, turned, pay):
+@pytest.mark.parametrize(("turned", "share"), [(0.5, 0), (0.85, 0.5), (1.15, 1), (1.3, 1), (-1.03, 0)], ids=str)
+def test_less_of_a_turn_is_worth_less(monkeypatch, turned, share):
+    """All end upright; the turn that is not flown is leant into before."""
     env, judge = Posed(monkeypatch), HopperBackflip()
-    env.paid(judge, [STANDING, *flown(turned * TURN)])
-    assert env.paid(judge, after(turned * TURN, steps=1)) == [pytest.approx(pay)]
+    lean = -(1 - turned) * TURN
+    env.paid(judge, [Pose(lean, 1.2, False, False), Pose(lean - 0.1, 1.4, True, False)])
+    assert env.paid(judge, [Pose(-TURN, 1.2, False, False)]) == [pytest.approx(4 * share)]
 
 
-def test_another_episode_and_leaning_or_sunken_hoppers_are_paid_nothing(monkeypatch):
+def test_leaning_and_crouched_hoppers_are_paid_less_and_another_episode_nothing(monkeypatch):
     env, judge = Posed(monkeypatch), HopperBackflip()
-    flip = [STANDING, *flown(1.05 * TURN)]
-    env.paid(judge, flip)
-    assert env.paid(judge, after(1.3 * TURN, steps=1)) == [0]
-    env.paid(judge, flip)
-    assert env.paid(judge, after(1.05 * TURN, height=0.6, steps=1)) == [0]
-    env.paid(judge, [*flip, *after(1.05 * TURN, steps=1)])
+    env.paid(judge, [STANDING, *flown(1.2 * TURN), *after(1.2 * TURN, steps=1)])
+    assert env.paid(judge, [Pose(-TURN - math.pi / 3, 1.2, False, False)]) == [pytest.approx(2)]
+    assert env.paid(judge, [Pose(-TURN, 0.7, False, False)]) == [pytest.approx(2)]
+    assert env.paid(judge, [Pose(-1.5 * TURN, 1.2, False, False), Pose(-TURN, 0.4, False, False)]) == [0, 0]
     judge.reset()
-    assert env.paid(judge, after(1.05 * TURN, steps=1)) == [0]
+    assert env.paid(judge, after(TURN, steps=1)) == [0]
+
+
+def test_the_sense_shows_what_a_flip_is_judged_by(monkeypatch):
+    """Behind the hopper's own eleven numbers, and nothing of the episode before."""
+    tricks_ = "tropism.environments.tricks"
+    made = make(EnvironmentSpec("Hopper-v5", horizon="fixed", wrapper=f"{tricks_}:FlightSense"))
+    assert made.observation_size == 15
+    poses = iter([STANDING, *flown(0.9 * TURN, 3), *after(0.9 * TURN, steps=1), *after(TURN, True, steps=1)])
+    monkeypatch.setattr(tricks, "hopper_pose", lambda env: next(poses))
+    first, _ = made.env.reset(seed=0)
+    seen = [made.env.step(np.zeros(3))[0] for _ in range(6)]
+    assert all(made.env.observation_space.contains(row) for row in [first, *seen])
+    shown = np.array([row[11:] for row in [first, *seen]])
+    air = [[1, 0, turn, 0] for turn in (0.3, 0.6, 0.9)]
+    np.testing.assert_allclose(shown, [[0] * 4, [0] * 4, *air, [0, 0, 0, 0.9], [0, 1, 0, 0]], atol=1e-12)
+    again, _ = made.env.reset(seed=0)
+    np.testing.assert_array_equal(again, first)

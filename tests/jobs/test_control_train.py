@@ -201,6 +201,7 @@ def test_killed_and_gone_on_with(algorithm: str, tmp_path: Path) -> None:
         (["--env", "CartPole-v1", "--algo", "trpo"], "trpo", "agent.algorithm"),
         (["--env", "CartPole-v1", "--set", "ppo.gama=0.9"], "ppo.gama", "gamma"),
         (["--env", "CartPole-v1", "--set", "environment.reward=nowhere.py:f"], "nowhere.py", "check the path"),
+        (["--env", "CartPole-v1", "--set", "environment.wrapper=math:floor"], "math:floor", "gymnasium.Wrapper"),
     ],
 )
 def test_what_cannot_be_trained(

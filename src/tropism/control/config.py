@@ -23,6 +23,7 @@ from tropism.environments.making import EnvironmentSpec
 from tropism.environments.stepping import Environments
 from tropism.errors import ConfigError
 from tropism.runtime.seeding import derive
+from tropism.settings.functions import function_digest
 from tropism.settings.sections import Section
 
 
@@ -49,6 +50,9 @@ class EnvironmentSection(Section):
     """A Python function that says what is wanted, not the environment's own reward: ``file.py:name``, called with
     (the bare environment after the step, action, observation). In a study oracles judge by it and agents never see it;
     ``tropism control train`` pays it."""
+    wrapper: str = ""
+    """A ``gymnasium.Wrapper`` around the environment, ``file.py:Class``, which takes the environment alone: to observe
+    more than it shows, for instance."""
     pixels: Pixels | None = None
     """Observe pictures, ``{size = 84, grey = true, stack = 4, skip = 1}``: the environment's own, or drawn."""
 
@@ -56,8 +60,13 @@ class EnvironmentSection(Section):
         """The environment alone."""
         pixels = None if self.pixels is None else self.pixels.model_dump()
         return EnvironmentSpec(
-            self.id, dict(self.arguments), self.horizon, self.steps, self.penalty, self.reward, pixels
+            self.id, dict(self.arguments), self.horizon, self.steps, self.penalty, self.reward, pixels, self.wrapper
         )
+
+    def code_digests(self) -> dict[str, str]:
+        """Digests of the user's code that every step is played by."""
+        named = {"environment.reward": self.reward, "environment.wrapper": self.wrapper}
+        return {name: function_digest(reference) for name, reference in named.items() if reference}
 
     def copies(self, seed: int, record_states: bool = False) -> Environments:
         """All copies, at the beginning of their first episodes."""

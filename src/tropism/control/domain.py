@@ -48,7 +48,6 @@ from tropism.reward.dataset import RewardData
 from tropism.runtime.checkpoints import Pace, load_state, save_state
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import Made, StageRun
-from tropism.settings.functions import function_digest
 from tropism.settings.paths import PathKind
 
 ACTIVITY = "learn"
@@ -83,6 +82,7 @@ class ControlDomain:
     threads: ClassVar[int] = 1  # a second one that small networks wait for makes them many times slower
     path_settings: ClassVar[Mapping[str, PathKind]] = {
         "environment.reward": "function",
+        "environment.wrapper": "function",
         "demonstrations.folder": "file",
         "agent.start": "file",
     }
@@ -111,8 +111,8 @@ class ControlDomain:
         return feedback_rows(shown, artifacts, DEMONSTRATOR, "train")
 
     def code_digests(self, kind: str) -> Mapping[str, str]:
-        """Digest of the user's reward, which every stage plays by."""
-        return {"environment.reward": function_digest(self.spec.reward)} if self.spec.reward else {}
+        """Digests of the user's reward and wrapper, which every stage plays by."""
+        return self.config.environment.code_digests()
 
     def initial_policy(self, run: StageRun) -> Made:
         """An untrained policy. Values: the environment's spaces, what random actions are worth, the report's words."""

@@ -46,6 +46,8 @@ class EnvironmentSpec:
     wanted instead of the environment's own reward, ``file.py:name`` or ``package.module:name``; called with (the bare
     environment after the step, the action, the observation), it returns a number. Where that takes memory it is a
     class: every environment has an object of it, called likewise, whose ``reset()`` is called when an episode begins.
+    ``wrapper``: a ``gymnasium.Wrapper`` of the user's, named likewise, around the bare environment: what it observes is
+    what agents and rewards see. What it remembers must follow from an episode's seed and actions.
     ``pixels``: settings of ``images.Pixels``, to observe pictures in place of what it observes (None: as it is). A step
     of the agent is then ``skip`` steps of the environment.
     """
@@ -57,12 +59,16 @@ class EnvironmentSpec:
     penalty: float = 1.0
     reward: str = ""
     pixels: Mapping[str, Any] | None = None
+    wrapper: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """The arguments of its constructor; ``pixels`` only where there are any, as in what was written before."""
+        """The arguments of its constructor; ``pixels`` and ``wrapper`` only where there are any, as in what was written
+        before."""
         found = asdict(self)
         if self.pixels is None:
             del found["pixels"]
+        if not self.wrapper:
+            del found["wrapper"]
         return found
 
 
@@ -120,12 +126,27 @@ def make(spec: EnvironmentSpec, render: bool = False, width: int = 240, height: 
     if restarts and not steps:
         raise ConfigError(f"{spec.id} has no time limit, so its episodes have no fixed length", "set environment.steps")
     env = _bare(env)
+    if spec.wrapper:
+        env = _wrapped(env, spec.wrapper)
     if spec.reward:
         env = Judged(env, spec.reward)
     if pixels is not None:
         env = FromPixels(env, pixels, spec.id)
     _check_spaces(spec.id, env)
     return Made(env, steps, restarts, spec.penalty)
+
+
+def _wrapped(env: gymnasium.Env[Any, Any], reference: str) -> gymnasium.Env[Any, Any]:
+    """An environment in a user's wrapper. Errors: ConfigError for what is none."""
+    made: Any = load_function(reference)
+    fix = "name a subclass of gymnasium.Wrapper that takes the environment alone"
+    if not (inspect.isclass(made) and issubclass(made, gymnasium.Wrapper)):
+        raise ConfigError(f"environment.wrapper {reference} is no gymnasium.Wrapper", fix)
+    try:
+        found: gymnasium.Env[Any, Any] = made(env)
+    except TypeError as error:
+        raise ConfigError(f"environment.wrapper {reference}: {error}", fix) from error
+    return found
 
 
 class Judged(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -2,8 +2,9 @@
 simulator's state.
 
 A wanted reward is an ``environment.reward``: (bare environment, action, observation) -> number, or a class of such
-things where it takes memory (``making.Judged``). An oracle judges segments by it; the agent learns from the comparisons
-alone. Whether the trick was done is judged by other functions, of whole episodes.
+things where it takes memory (``making.Judged``). An oracle judges segments by it; the agent learns from its judgements
+alone. What is judged has to show: an ``environment.wrapper`` adds to what is observed. Whether the trick was done is
+judged by other functions, of whole episodes.
 
 Left out: tricks of other walkers.
 """
@@ -15,6 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
+import numpy as np
+
 PITCH = 2
 """Place of the hopper's pitch (radians, forwards) in ``qpos`` and of its rate in ``qvel``."""
 HEIGHT = 1
@@ -24,10 +28,14 @@ UPRIGHT_M = 0.7
 SETTLED_S = 0.12
 """How long after touch-down a landed hopper must still stand."""
 TURN = 2 * math.pi
-CLOSE = 0.75
-"""Turns of a flight that comes close to a backflip."""
-MOST_LEAN = 1.2
-"""Radians from upright within which a hopper on its foot counts as landed."""
+STANDING_PAY = 4.0
+"""Of a step on which the hopper stands upright after a backflip; the air pays 1.15 at most."""
+FLOWN = (0.55, 1.15)
+"""Turns of a flight from which, and up to which, standing after it is paid the more."""
+RISEN_M = (0.4, 1.0)
+"""Heights of the torso, metres, between which a crouched landing is paid the more."""
+FARTHEST, TOO_FAR = 1.15, 3.0
+"""Turns in the air beyond which every further one costs so much: who turns on does not land."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +70,35 @@ def hopper_pose(env: Any) -> Pose:
     return Pose(float(data.qpos[PITCH]), float(data.qpos[HEIGHT]), airborne, sprawled)
 
 
+class Flying:
+    """What is remembered of a hopper's flights, from one step of an episode to the next."""
+
+    def __init__(self) -> None:
+        self.take_off: float | None = None
+        """Pitch when the ground was last touched, radians; None before the first step."""
+        self.turned = 0.0
+        """Backwards since then, in turns."""
+        self.flown = 0.0
+        """The farthest flight since it sprawled that ended on the foot, in turns."""
+
+    def see(self, pose: Pose) -> None:
+        """The pose after a step."""
+        self.turned = 0.0 if self.take_off is None else (self.take_off - pose.pitch) / TURN
+        if pose.airborne:
+            self.take_off = pose.pitch if self.take_off is None else self.take_off
+            return
+        self.take_off = pose.pitch
+        self.flown = 0.0 if pose.sprawled else max(self.flown, self.turned)
+
+
 class HopperBackflip:
     """A backflip that ends on the foot, a number per step of Gymnasium's hopper. In the air: the turn backwards since
-    it left the ground, in turns. Upright on the foot: nothing before ``CLOSE`` of a turn was flown, and from there on
-    up to four times the air's pay, the more the farther the flight was. A step on which it sprawls is paid nothing, and
-    takes away what was landed.
+    it left the ground, in turns, and less again beyond a full one. On the foot: up to four times that, by how far the
+    flight before had turned (nothing for half a turn), how upright the hopper is, and how high. A step on which it
+    sprawls is paid nothing, and takes away what was flown.
 
-    Standing is dear because it is rare at first, and steep because what falls short of a turn is no flip. No more is
-    remembered than the flight: a reward that reads poses could not learn what is hidden from it for long.
+    Standing is dear because it is rare at first, and paid by degrees because a crumpled landing is the way to a good
+    one.
     """
 
     def __init__(self) -> None:
@@ -77,27 +106,54 @@ class HopperBackflip:
 
     def reset(self) -> None:
         """An episode begins."""
-        self.take_off: float | None = None
-        """Pitch when the ground was last touched, radians."""
-        self.landed = 0.0
-        """The farthest flight since it sprawled that ended upright on the foot, in turns."""
+        self.flying = Flying()
 
     def __call__(self, env: Any, action: Any, observation: Any) -> float:
         """The pay of a step; ``env`` is the bare environment after it."""
-        pose = hopper_pose(env)
-        turned = 0.0 if self.take_off is None else (self.take_off - pose.pitch) / TURN
+        pose, flying = hopper_pose(env), self.flying
+        flying.see(pose)
         if pose.airborne:
-            self.take_off = pose.pitch if self.take_off is None else self.take_off
-            return min(1.1, max(-0.2, turned))
-        self.take_off = pose.pitch
+            return max(-0.2, min(flying.turned, FARTHEST - TOO_FAR * (flying.turned - FARTHEST)))
         if pose.sprawled:
-            self.landed = 0.0
             return 0.0
-        lean = abs((pose.pitch + math.pi) % TURN - math.pi)
-        if pose.height < UPRIGHT_M or lean > MOST_LEAN:
-            return 0.0
-        self.landed = max(self.landed, turned)
-        return min(4.5, 0.45 + 10 * (self.landed - CLOSE)) if self.landed > CLOSE else 0.0
+        upright = max(0.0, math.cos(pose.pitch)) * _between(pose.height, *RISEN_M)
+        return STANDING_PAY * upright * _between(flying.flown, *FLOWN)
+
+
+class FlightSense(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """The hopper with a sense of contact and of balance: its observation, and behind it whether nothing touches the
+    ground, whether more than the foot does (0 or 1), the turn backwards since take-off in the air, and the farthest
+    flight that ended on the foot (turns). A backflip is judged by these; the hopper's own observation lacks them.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        own = env.observation_space
+        assert isinstance(own, gymnasium.spaces.Box)
+        low, high = np.array([0, 0, -np.inf, 0]), np.array([1, 1, np.inf, np.inf])
+        self.observation_space = gymnasium.spaces.Box(
+            np.concatenate([own.low, low]), np.concatenate([own.high, high]), dtype=np.float64
+        )
+        self.flying = Flying()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As the environment's; nothing has been flown yet."""
+        self.flying = Flying()
+        seen, about = self.env.reset(seed=seed, options=options)
+        return np.concatenate([seen, np.zeros(4)]), about
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the environment's, but for the observation."""
+        seen, reward, ended, cut, about = self.env.step(action)
+        pose, flying = hopper_pose(self.unwrapped), self.flying
+        flying.see(pose)
+        turned = flying.turned if pose.airborne else 0.0
+        return np.concatenate([seen, [pose.airborne, pose.sprawled, turned, flying.flown]]), reward, ended, cut, about
+
+
+def _between(value: float, low: float, high: float) -> float:
+    """How far ``value`` is on the way from ``low`` to ``high``, 0 to 1."""
+    return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
 def flights(poses: Sequence[Pose], dt: float) -> list[Flight]:

@@ -28,7 +28,6 @@ from tropism.jobs.plan import Plan, measured
 from tropism.runtime.checkpoints import Pace, load_state, save_state
 from tropism.runtime.seeding import derive
 from tropism.runtime.stage import ProgressSink
-from tropism.settings.functions import function_digest
 from tropism.settings.paths import PathKind
 
 ACTIVITY = "train"
@@ -47,7 +46,11 @@ class ControlTrainConfig(JobConfig, AlgorithmSections):
     """All settings of ``tropism control train``."""
 
     job: ClassVar[str] = "control train"
-    path_settings: ClassVar[Mapping[str, PathKind]] = {"environment.reward": "function", "agent.start": "file"}
+    path_settings: ClassVar[Mapping[str, PathKind]] = {
+        "environment.reward": "function",
+        "environment.wrapper": "function",
+        "agent.start": "file",
+    }
 
     environment: TrueRewardEnvironment = TrueRewardEnvironment()
     evaluation: PlayedSection = PlayedSection()
@@ -59,11 +62,9 @@ def run(config: ControlTrainConfig, out: Path, progress: ProgressSink | None = N
     ``random_return``, ``episodes`` (finished while training), ``clips`` (how many starts are shown, or why none).
     Errors: ConfigError for an environment or an algorithm that does not fit; ModelError for a policy to start from that
     does not; DivergenceError; those of ``folder.run_job``."""
-    inputs, start, reward = dict[str, str](), config.agent.start, config.environment.reward
+    inputs, start = config.environment.code_digests(), config.agent.start
     if start is not None:
         inputs["agent.start"] = digest_folder(start)
-    if reward:
-        inputs["environment.reward"] = function_digest(reward)
     return run_job(out, Job.of(config, inputs), lambda folder: _train(config, folder), progress)
 
 

@@ -25,7 +25,7 @@ def load_function(reference: str) -> Callable[..., Any]:
         path = Path(place)
         if not path.is_file():
             fix = "check the path; it is seen from the folder of the file that names it"
-            raise ConfigError(f"reward file {path} does not exist", fix)
+            raise ConfigError(f"file {path} does not exist", fix)
         spec = importlib.util.spec_from_file_location(
             f"tropism_user_{hashlib.sha256(place.encode()).hexdigest()[:8]}", path
         )
@@ -35,7 +35,7 @@ def load_function(reference: str) -> Callable[..., Any]:
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:  # a user's file may call exit() where it is no script
-            problem = f"reward file {path} cannot be run: {type(error).__name__}: {error}"
+            problem = f"file {path} cannot be run: {type(error).__name__}: {error}"
             raise ConfigError(problem, "mend the file: python FILE must run without an error") from error
     else:
         try:
@@ -57,5 +57,5 @@ def function_digest(reference: str) -> str:
     place = reference.rpartition(":")[0]
     file = place if place.endswith(".py") else getattr(importlib.import_module(place), "__file__", None)
     if file is None:
-        raise ConfigError(f"module '{place}' of reward {reference} has no file", "put the function into a .py file")
+        raise ConfigError(f"module '{place}' of {reference} has no file", "put it into a .py file")
     return digest_file(Path(file))
