@@ -37,14 +37,24 @@ Runs = Mapping[str, Mapping[str, Any]]
 TASKS = {task.id: task for task in christiano.TASKS}
 CHEETAH = replace(TASKS["HalfCheetah-v5"], steps=500_000)
 PENDULUM = replace(TASKS["Pendulum-v1"], steps=200_000)
-CARTPOLE = Task("CartPole-v1", 150_000, christiano.FALLING, 25, {})
+CARTPOLE = Task("CartPole-v1", 150_000, {**christiano.FALLING, "gamma": 0.95}, 25, {})
+"""Its discount is short: over a long one what noise adds to the reward of a step adds up, till falling, which starts the
+cart anew, seems worth its price."""
 BUDGETS = (60, 120, 250, 500, 1400)
 WAYS = ("random", "disagreement")
 DEFAULT = FeedbackSection().selection
 SHARE = 0.9
 NOISE = {"rationality": 2.0}
 """Of raters: logistic noise, in units of the spread of what is rated."""
+FELL: Mapping[str, Any] = {
+    "selection": "disagreement", "reward": {"successors": True},
+    "oracle": {**NOISE, "scale": (1, 2), "anchors": (0.0, 1.0)},
+}  # fmt: skip
+"""Of single steps of CartPole: good or bad is all there is to say, and bad ones, where it falls, are rare."""
 BACKWARDS = "control_wrong_rewards:backwards"
+AWAKE = -0.5
+"""Noise with which a turned policy goes on: the wrong one is so sure that even on the right reward nothing else is
+found."""
 TURNED = 0.75
 """Of what the right reward gives from the beginning: less than that is a policy that was stopped, not turned."""
 
@@ -121,8 +131,10 @@ def ratings_cells() -> list[Cell]:
             cells.append(replace(task.cell(christiano.TRUE, seed), name=f"rate-{task.id}-true-{seed}"))
             for what, labels, length in (("steps", 2000, 1), ("segments", 1000, 25)):
                 rated = replace(task, segment=length).cell(str(labels), seed)
-                name = f"rate-{task.id}-{what}-{seed}"
-                cells.append(replace(rated, name=name, kind="rating", selection="random", oracle=NOISE, reward={}))
+                told: Mapping[str, Any] = {"selection": "random", "oracle": NOISE, "reward": {}}
+                if task.id == CARTPOLE.id and what == "steps":
+                    told = FELL
+                cells.append(replace(rated, name=f"rate-{task.id}-{what}-{seed}", kind="rating", **told))
     return cells
 
 
@@ -146,7 +158,8 @@ def turned_cells() -> list[Cell]:
         right, wrong = CHEETAH.cell(christiano.TRUE, seed), f"turn-wrong-{seed}"
         cells.append(replace(right, name=wrong, wanted=BACKWARDS))
         cells.append(replace(right, name=f"turn-right-{seed}"))
-        cells.append(replace(CHEETAH.cell("500", seed), name=f"turn-turned-{seed}", start=wrong))
+        turned = replace(CHEETAH.cell("500", seed), name=f"turn-turned-{seed}", start=wrong)
+        cells.append(replace(turned, start_log_std=AWAKE))
     return cells
 
 

@@ -138,15 +138,15 @@ def make(spec: EnvironmentSpec, render: bool = False, width: int = 240, height: 
 
 def _wrapped(env: gymnasium.Env[Any, Any], reference: str) -> gymnasium.Env[Any, Any]:
     """An environment in a user's wrapper. Errors: ConfigError for what is none."""
-    made: Any = load_function(reference)
+    put_around: Callable[..., Any] = load_function(reference)
+    kind: Any = put_around
     fix = "name a subclass of gymnasium.Wrapper that takes the environment alone"
-    if not (inspect.isclass(made) and issubclass(made, gymnasium.Wrapper)):
+    if not (inspect.isclass(kind) and issubclass(kind, gymnasium.Wrapper)):
         raise ConfigError(f"environment.wrapper {reference} is no gymnasium.Wrapper", fix)
     try:
-        found: gymnasium.Env[Any, Any] = made(env)
+        return put_around(env)
     except TypeError as error:
         raise ConfigError(f"environment.wrapper {reference}: {error}", fix) from error
-    return found
 
 
 class Judged(gymnasium.Wrapper[Any, Any, Any, Any]):
