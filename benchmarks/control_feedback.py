@@ -38,8 +38,8 @@ TASKS = {task.id: task for task in christiano.TASKS}
 CHEETAH = replace(TASKS["HalfCheetah-v5"], steps=500_000)
 PENDULUM = replace(TASKS["Pendulum-v1"], steps=200_000)
 CARTPOLE = Task("CartPole-v1", 150_000, {**christiano.FALLING, "gamma": 0.95}, 25, {})
-"""Its discount is short: over a long one what noise adds to the reward of a step adds up, till falling, which starts the
-cart anew, seems worth its price."""
+"""Its discount is short: over a long one what noise adds to the reward of a step adds up, till falling, which starts
+the cart anew, seems worth its price."""
 BUDGETS = (60, 120, 250, 500, 1400)
 WAYS = ("random", "disagreement")
 DEFAULT = FeedbackSection().selection

@@ -29,13 +29,11 @@ SETTLED_S = 0.12
 """How long after touch-down a landed hopper must still stand."""
 TURN = 2 * math.pi
 STANDING_PAY = 4.0
-"""Of a step on which the hopper stands upright after a backflip; the air pays 1.15 at most."""
+"""Of a step on which the hopper stands upright after a backflip; the air pays 1.1 at most."""
 FLOWN = (0.55, 1.15)
 """Turns of a flight from which, and up to which, standing after it is paid the more."""
 RISEN_M = (0.4, 1.0)
 """Heights of the torso, metres, between which a crouched landing is paid the more."""
-FARTHEST, TOO_FAR = 1.15, 3.0
-"""Turns in the air beyond which every further one costs so much: who turns on does not land."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,9 @@ class Flying:
 
 class HopperBackflip:
     """A backflip that ends on the foot, a number per step of Gymnasium's hopper. In the air: the turn backwards since
-    it left the ground, in turns, and less again beyond a full one. On the foot: up to four times that, by how far the
-    flight before had turned (nothing for half a turn), how upright the hopper is, and how high. A step on which it
-    sprawls is paid nothing, and takes away what was flown.
+    it left the ground, in turns. On the foot: up to four times that, by how far the flight before had turned (nothing
+    for half a turn), how upright the hopper is, and how high. A step on which it sprawls is paid nothing, and takes
+    away what was flown.
 
     Standing is dear because it is rare at first, and paid by degrees because a crumpled landing is the way to a good
     one.
@@ -113,7 +111,7 @@ class HopperBackflip:
         pose, flying = hopper_pose(env), self.flying
         flying.see(pose)
         if pose.airborne:
-            return max(-0.2, min(flying.turned, FARTHEST - TOO_FAR * (flying.turned - FARTHEST)))
+            return min(1.1, max(-0.2, flying.turned))
         if pose.sprawled:
             return 0.0
         upright = max(0.0, math.cos(pose.pitch)) * _between(pose.height, *RISEN_M)
