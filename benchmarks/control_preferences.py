@@ -4,7 +4,7 @@ Both sides learn with PPO (8 environments, SB3's defaults) from equally many com
 with reward ensembles of three. `imitation` makes more environment steps than it is asked for; ours is given as many as
 it made. Every run is a process of one thread; the sides take turns. Speed is CPU seconds per real step, everything
 included; both sides ask about random pairs, so that neither pays for choosing them. Learning is the true return of the
-trained policies, three seeds; `imitation` is taken at the best of a small search (its running statistics of inputs on
+trained policies, ten seeds; `imitation` is taken at the best of a small search (its running statistics of inputs on
 or off, fragments of 25 or 50 steps, single networks or ensembles, which then choose what is asked) over seed 0, ours is
 not searched. Runs of the two sides are independent: the interval of their difference is Welch's.
 
@@ -34,7 +34,7 @@ from control_shares import difference
 from speed_sides import HERE, drive, faster, in_turns, interpreter, summary
 
 OURS, THEIRS = "tropism", "imitation"
-SEEDS = (0, 1, 2)
+SEEDS = tuple(range(10))
 GATE = 2.2
 LABELS, ASKED_STEPS, PER, EPISODES = 300, 61_440, 100_000, 20
 TASKS = {"HalfCheetah-v5": {}, "Pendulum-v1": {"gamma": 0.95, "learning_rate": 1e-3}}
