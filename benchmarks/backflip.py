@@ -9,7 +9,7 @@ teacher's own measure.
 
 The task is Gymnasium's but for this: a step is 16 ms (``frame_skip`` of 8 in place of 4), an episode 1.8 s, and to what
 the hopper observes, a sense of contact and of the turn since take-off is added (``FlightSense``). What the teacher pays
-for would not show in the observation otherwise, and no reward could learn it.
+for would show in the observation in part alone otherwise.
 
     python benchmarks/backflip.py --folder RUNS [--seeds 0 1 2 3 4] [--arms 900 true] [--jobs 2]
     python benchmarks/backflip.py --quick         one short run; no result file
@@ -44,7 +44,8 @@ rare."""
 REWARD = {"early_stopping": False, "fit_steps": 600, "fit_steps_again": 300, "successors": True}
 RATER = {"scale": (1, 20), "anchors": (0.0, 20.0)}
 """The scale's ends are returns of a segment: five steps of standing after a flip are about 17."""
-WANTED, SENSE = (f"tropism.environments.tricks:{name}" for name in ("HopperBackflip", "FlightSense"))
+WANTED = "tropism.environments.tricks:HopperBackflip"
+SENSE = "tropism.environments.tricks:FlightSense"
 
 
 def cell_of(arm: str, seed: int, steps: int = STEPS) -> Cell:

@@ -53,8 +53,7 @@ FELL: Mapping[str, Any] = {
 """Of single steps of CartPole: good or bad is all there is to say, and bad ones, where it falls, are rare."""
 BACKWARDS = "control_wrong_rewards:backwards"
 AWAKE = -0.5
-"""Noise with which a turned policy goes on: the wrong one is so sure that even on the right reward nothing else is
-found."""
+"""Noise with which a turned policy goes on: a trained one has little left to find anything else by."""
 TURNED = 0.75
 """Of what the right reward gives from the beginning: less than that is a policy that was stopped, not turned."""
 

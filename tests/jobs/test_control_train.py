@@ -165,6 +165,21 @@ def test_it_starts_from_a_policy_that_was_trained_before(trained: Path, tmp_path
         short(tmp_path, "noisy", agent__start_log_std=-1)
 
 
+def test_the_users_code_is_part_of_what_a_run_is_made_from(tmp_path: Path) -> None:
+    """A changed wrapper makes another run, as a changed reward does."""
+    file = tmp_path / "mine.py"
+    names = {"environment.reward": f"{file}:wanted", "environment.wrapper": f"{file}:Mine"}
+
+    def digests(text: str) -> dict[str, str]:
+        file.write_text(f"import gymnasium\nclass Mine(gymnasium.Wrapper): {text}\ndef wanted(*_): return 0\n")
+        return resolve(job.ControlTrainConfig, names).environment.code_digests()
+
+    before, after = digests("pass"), digests("more = 1")
+    assert before.keys() == after.keys() == names.keys()
+    assert all(before[name] != after[name] for name in names)
+    assert resolve(job.ControlTrainConfig, {}).environment.code_digests() == {}
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_killed_and_gone_on_with(algorithm: str, tmp_path: Path) -> None:
     """SIGKILL behind a checkpoint, in the middle of episodes: the same bits as undisturbed."""
