@@ -11,7 +11,7 @@ import torch
 
 from tropism.control.agent import Agent
 from tropism.control.algorithms import ALGORITHMS, make_agent
-from tropism.control.policy import ControlPolicy, load_policy, save_policy, started
+from tropism.control.policy import REMEMBERED, ControlPolicy, load_policy, save_policy, started
 from tropism.control.sac import SacSettings
 from tropism.environments.making import EnvironmentSpec
 from tropism.environments.stepping import Environments
@@ -151,6 +151,21 @@ def test_a_policy_goes_on_with_the_noise_that_is_asked_for(tmp_path: Path) -> No
     for name, env in (("dqn", "CartPole-v1"), ("ppo", "CartPole-v1"), ("sac", "Pendulum-v1")):
         with pytest.raises(ConfigError, match=r"start_log_std = -0\.5.*without a deviation of its own"):
             started(kept(f"{name} {env}", made(name, env)), -0.5)
+
+
+def test_what_a_policy_to_start_from_observed_gives_way_to_what_comes() -> None:
+    """It acts as it did, but its statistics weigh ``REMEMBERED`` observations, however long it was trained: else those
+    of a new task, far from what it saw, are extremes to it for as long as it was trained."""
+    agent, other = (made("ppo", "Pendulum-v1", seed, normalise_observations=True) for seed in (0, 1))
+    stream = np.random.default_rng(0)
+    agent.normaliser.update(stream.normal(3, 2, (1_000_000, 3)))
+    other.begin_with(*agent.policy())
+    x = stream.normal(2, 3, (50, 3)).astype(np.float32)
+    np.testing.assert_allclose(other.act(x), agent.act(x), atol=1e-5)
+    assert other.normaliser.count == REMEMBERED
+    before, seen = other.normaliser.mean.copy(), other.advance(None, 0.0)[0].observations.reshape(-1, 3)
+    share = len(seen) / (REMEMBERED + len(seen))
+    np.testing.assert_allclose(other.normaliser.mean, before + share * (seen.mean(0) - before), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ppo", "a2c", "reinforce"])

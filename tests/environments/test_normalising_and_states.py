@@ -26,6 +26,24 @@ def test_statistics_are_those_of_all_observations_together() -> None:
     assert np.allclose(normaliser(rows.astype(np.float32)), expected, atol=1e-5)
 
 
+def test_faded_statistics_are_the_same_and_weigh_less() -> None:
+    stream = np.random.default_rng(0)
+    old, new = stream.normal(5, 3, (5000, 4)), stream.normal(-40, 1, (1000, 4))
+    normaliser, kept = Normaliser(4, active=True), Normaliser(4, active=True)
+    for each in (normaliser, kept):
+        each.update(old)
+    normaliser.fade(5000)
+    assert normaliser.state() == kept.state()  # it was no more than that
+    normaliser.fade(1000)
+    assert normaliser.count == 1000
+    np.testing.assert_allclose(normaliser.mean, old.mean(0))
+    np.testing.assert_allclose(normaliser.deviation, old.std(0))
+    normaliser.update(new)  # half of all, now
+    np.testing.assert_allclose(normaliser.mean, (old.mean(0) + new.mean(0)) / 2)
+    both = (old.var(0) + new.var(0)) / 2 + ((old.mean(0) - new.mean(0)) / 2) ** 2
+    np.testing.assert_allclose(normaliser.deviation, np.sqrt(both))
+
+
 def test_rewards_are_divided_by_the_deviation_of_discounted_returns() -> None:
     """By hand, over three parts in which episodes end within and between parts; what is found goes on where it was."""
     stream = np.random.default_rng(0)

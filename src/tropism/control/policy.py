@@ -26,6 +26,9 @@ from tropism.errors import ConfigError, ModelError
 from tropism.runtime.checkpoints import load_tensors, save_tensors
 
 Description = tuple[dict[str, Tensor], dict[str, Any]]
+REMEMBERED = 20_000
+"""Observations that the statistics of a policy to start from weigh as, at most. With the weight of its whole training,
+one that is turned to something else sees what it then observes as extremes, almost to the end."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ def describe(actor: ActorCritic, normaliser: Normaliser) -> Description:
 
 def begin(actor: ActorCritic, normaliser: Normaliser, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Load what ``describe`` gave. Errors: ModelError for a policy of another kind or shape, or one whose networks see
-    observations normalised where ours see them as they are, or the other way round."""
+    observations normalised where ours see them as they are, or the other way round. It acts as it did; its statistics
+    of observations give way to new ones within some ``REMEMBERED`` steps."""
     own = {"picture": None} | describe(actor, normaliser)[1]
     other: dict[str, tuple[Any, Any]] = {
         k: (about.get(k), v) for k, v in own.items() if k != "normaliser" and about.get(k) != v
@@ -79,6 +83,7 @@ def begin(actor: ActorCritic, normaliser: Normaliser, tensors: Mapping[str, Tens
         raise ModelError(f"the policy to start from differs in {other} (theirs, ours)", "use the same settings")
     actor.load(dict(tensors))
     normaliser.load(about["normaliser"])
+    normaliser.fade(REMEMBERED)
 
 
 def started(policy: ControlPolicy, log_std: float | None) -> Description:

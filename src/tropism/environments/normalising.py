@@ -61,6 +61,13 @@ class Normaliser:
         self.mean, self.squares = np.array(state["mean"]), np.array(state["squares"])
         self._settle()
 
+    def fade(self, most: int) -> None:
+        """Let what was seen so far weigh as ``most`` observations at most, mean and deviation as they are: what comes
+        next then counts."""
+        if self.count > most:
+            self.squares = self.squares * (most / self.count)
+            self.count = most
+
 
 class ReturnScale:
     """Divides rewards by the deviation of discounted returns so far (Engstrom et al. 2020, "Implementation matters in
