@@ -1,11 +1,11 @@
 """The hopper's backflip from ratings by a program (after Christiano et al. 2017, section 3.2, who compared).
 
-No reward of the environment asks for it. The teacher rates segments of five steps by how far the hopper turns backwards
-in the air, and dearer by how upright it then stands (``environments/tricks.py``); the agent sees its ratings alone, 900
-or fewer. Whether the flip is done is judged by the simulator's state on episodes that nothing has learned from, on
-modes of actions: in one flight the pitch turns backwards by 2 pi or more, and the hopper comes down on its foot and
-stands. A seed counts if that happens in at least half of its episodes. Beside it stands the same PPO paid by the
-teacher's own measure.
+No reward of the environment asks for it. The teacher rates segments of 25 steps (0.4 s) by how far the hopper turns
+backwards in the air, and dearer by how upright it then stands (``environments/tricks.py``); the agent sees its ratings
+alone, 900 or fewer. Whether the flip is done is judged by the simulator's state on episodes that nothing has learned
+from, on modes of actions: in one flight the pitch turns backwards by 2 pi or more, and the hopper comes down on its
+foot and stands. A seed counts if that happens in at least half of its episodes. Beside it stands the same PPO paid by
+the teacher's own measure.
 
 The task is Gymnasium's but for this: a step is 16 ms (``frame_skip`` of 8 in place of 4), an episode 1.8 s, and to what
 the hopper observes, a sense of contact and of the turn since take-off is added (``FlightSense``). What the teacher pays
@@ -35,15 +35,15 @@ LABELS, STEPS, HORIZON, SEEDS = 900, 600_000, 110, (0, 1, 2, 3, 4)
 EPISODES, SHARE, WANTED_SEEDS = 20, 0.5, 3
 PPO = {"normalise_observations": True, "normalise_rewards": True, "learning_rate_end": 0.0}
 ASKED = {
-    "segment_length": 5, "pretrain_steps": 60_000, "initial_share": 0.1, "sessions": 80, "schedule": "constant",
+    "segment_length": 25, "pretrain_steps": 60_000, "initial_share": 0.1, "sessions": 80, "schedule": "constant",
     "pool_chunks": 2,
 }  # fmt: skip
-"""Short segments say which steps are meant. Before the first questions the policy explores, so that there is something
-to rate; then it asks often, about what of its last steps the ensemble disagrees on: what matters comes late and is
-rare."""
+"""A segment holds a flight and what becomes of it. Before the first questions the policy explores, so that there is
+something to rate; then it asks often, about what of its last steps the ensemble disagrees on: what matters comes late
+and is rare."""
 REWARD = {"early_stopping": False, "fit_steps": 600, "fit_steps_again": 300, "successors": True}
 RATER = {"scale": (1, 20), "anchors": (0.0, 20.0)}
-"""The scale's ends are returns of a segment: five steps of standing after a flip are about 17."""
+"""The scale's ends are returns of a segment: five steps of standing after a flip have the best rating."""
 WANTED = "tropism.environments.tricks:HopperBackflip"
 SENSE = "tropism.environments.tricks:FlightSense"
 

@@ -54,6 +54,9 @@ FELL: Mapping[str, Any] = {
 BACKWARDS = "control_wrong_rewards:backwards"
 AWAKE = -0.5
 """Noise with which a turned policy goes on: a trained one has little left to find anything else by."""
+TURNING_STEPS = 2 * CHEETAH.steps
+"""It has to unlearn first. The true reward itself turns some of these policies no further than to a poor gait in
+``CHEETAH.steps``."""
 TURNED = 0.75
 """Of what the right reward gives from the beginning: less than that is a policy that was stopped, not turned."""
 
@@ -151,14 +154,15 @@ def ratings_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
 
 
 def turned_cells() -> list[Cell]:
-    """Running backwards, then 500 comparisons by a teacher who wants it forwards; forwards from the beginning."""
+    """Running backwards, then 500 comparisons by a teacher who wants it forwards, over twice the steps; forwards from
+    the beginning."""
     cells = []
     for seed in SEEDS:
         right, wrong = CHEETAH.cell(christiano.TRUE, seed), f"turn-wrong-{seed}"
         cells.append(replace(right, name=wrong, wanted=BACKWARDS))
         cells.append(replace(right, name=f"turn-right-{seed}"))
-        turned = replace(CHEETAH.cell("500", seed), name=f"turn-turned-{seed}", start=wrong)
-        cells.append(replace(turned, start_log_std=AWAKE))
+        turned = replace(CHEETAH, steps=TURNING_STEPS).cell("500", seed)
+        cells.append(replace(turned, name=f"turn-turned-{seed}", start=wrong, start_log_std=AWAKE))
     return cells
 
 
@@ -173,8 +177,8 @@ def turned_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
     return [
         Claim("HalfCheetah-v5: true return gained over the wrong policy", gain, low, high, "low > 0", low > 0),
         Claim(
-            "HalfCheetah-v5: turned, as a share of trained on the right reward", found.value, found.low, found.high,
-            f"low >= {TURNED}", found.low >= TURNED,
+            f"HalfCheetah-v5: turned in {TURNING_STEPS} steps, as a share of a fresh one on the right reward in "
+            f"{CHEETAH.steps}", found.value, found.low, found.high, f"low >= {TURNED}", found.low >= TURNED,
         ),
     ], {"before": before}  # fmt: skip
 
