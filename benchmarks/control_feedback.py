@@ -57,6 +57,8 @@ AWAKE = -0.5
 TURNING_STEPS = 2 * CHEETAH.steps
 """It has to unlearn first. The true reward itself turns some of these policies no further than to a poor gait in
 ``CHEETAH.steps``."""
+TURNED_SEEDS = (0, 1, 2, 3, 4)
+"""Which gait is found is a matter of luck, more so than from the beginning."""
 TURNED = 0.75
 """Of what the right reward gives from the beginning: less than that is a policy that was stopped, not turned."""
 
@@ -157,7 +159,7 @@ def turned_cells() -> list[Cell]:
     """Running backwards, then 500 comparisons by a teacher who wants it forwards, over twice the steps; forwards from
     the beginning."""
     cells = []
-    for seed in SEEDS:
+    for seed in TURNED_SEEDS:
         right, wrong = CHEETAH.cell(christiano.TRUE, seed), f"turn-wrong-{seed}"
         cells.append(replace(right, name=wrong, wanted=BACKWARDS))
         cells.append(replace(right, name=f"turn-right-{seed}"))
@@ -169,8 +171,8 @@ def turned_cells() -> list[Cell]:
 def turned_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
     """True returns after, beside those of the policy it began with and of agents who wanted the right thing from the
     beginning; all by the modes of their actions, on the same starts."""
-    turned = [runs[f"turn-turned-{seed}"] for seed in SEEDS]
-    right = [runs[f"turn-right-{seed}"] for seed in SEEDS]
+    turned = [runs[f"turn-turned-{seed}"] for seed in TURNED_SEEDS]
+    right = [runs[f"turn-right-{seed}"] for seed in TURNED_SEEDS]
     before = [r["start_return"] for r in turned]
     gain, low, high = interval([r["true_return"] - b for r, b in zip(turned, before, strict=True)])
     found = share([Arm.of(CHEETAH.id, turned, right)], mean)
@@ -180,7 +182,7 @@ def turned_claims(runs: Runs) -> tuple[list[Claim], dict[str, Any]]:
             f"HalfCheetah-v5: turned in {TURNING_STEPS} steps, as a share of a fresh one on the right reward in "
             f"{CHEETAH.steps}", found.value, found.low, found.high, f"low >= {TURNED}", found.low >= TURNED,
         ),
-    ], {"before": before}  # fmt: skip
+    ], {"before": before, "seeds": list(TURNED_SEEDS)}  # fmt: skip
 
 
 PARTS: Mapping[str, tuple[Callable[[], list[Cell]], Callable[[Runs], tuple[list[Claim], dict[str, Any]]]]] = {
