@@ -15,6 +15,7 @@ from tropism.environments.tricks import Flight, HopperBackflip, Pose, flights, h
 DT = 0.008
 STANDING = Pose(0.0, 1.2, False, False)
 TURN = 2 * math.pi
+SETTLED, RISE = round(tricks.SETTLED_S / DT), round(tricks.RISE_S / DT)
 
 
 def flown(turned: float, steps: int = 40) -> list[Pose]:
@@ -22,7 +23,7 @@ def flown(turned: float, steps: int = 40) -> list[Pose]:
     return [Pose(-turned * (n + 1) / steps, 1.4, True, False) for n in range(steps)]
 
 
-def after(turned: float, sprawled: bool = False, height: float = 1.2, steps: int = 15) -> list[Pose]:
+def after(turned: float, sprawled: bool = False, height: float = 1.2, steps: int = SETTLED) -> list[Pose]:
     """On the ground with the pitch that the flight left."""
     return [Pose(-turned, height, False, sprawled)] * steps
 
@@ -34,11 +35,26 @@ def test_a_full_turn_in_the_air_that_ends_on_the_foot():
     assert flights([STANDING, *flown(TURN / 2), *after(TURN / 2)], DT)[0].turned == pytest.approx(TURN / 2)
 
 
+def test_who_gets_up_from_a_crouch_has_landed():
+    crouched = after(TURN, height=0.55, steps=RISE)
+    assert flights([STANDING, *flown(TURN), *crouched, *after(TURN)], DT)[0].landed
+    assert not flights([STANDING, *flown(TURN), *crouched, *crouched[:1], *after(TURN)], DT)[0].landed  # too late
+
+
 @pytest.mark.parametrize(
     "landing",
-    [after(TURN, sprawled=True), after(TURN, height=0.6), after(TURN, steps=14), []],
-    ids=["on the back", "collapsed", "cut off on the ground", "cut off in the air"],
-)
+    [
+        after(TURN, sprawled=True),
+        after(TURN, height=0.6, steps=4) + after(TURN, height=0.6, sprawled=True, steps=1) + after(TURN),
+        after(TURN, height=0.6, steps=2 * SETTLED),
+        after(TURN, steps=SETTLED - 1) + after(TURN, height=0.6),
+        after(TURN, steps=SETTLED - 1),
+        after(TURN, height=0.6, steps=4) + after(TURN, steps=SETTLED - 1),
+        [],
+    ],
+    ids=["on the back", "by the hand", "collapsed", "stands too briefly", "cut off on the ground", "cut off standing",
+         "cut off in the air"],
+)  # fmt: skip
 def test_who_does_not_stand_has_not_landed(landing):
     assert [f.landed for f in flights([STANDING, *flown(TURN), *landing], DT)] == [False]
 

@@ -25,8 +25,10 @@ HEIGHT = 1
 """Place of the torso's height (metres) in ``qpos``."""
 UPRIGHT_M = 0.7
 """Gymnasium's own limit: a torso below is a hopper that has fallen."""
-SETTLED_S = 0.12
-"""How long after touch-down a landed hopper must still stand."""
+RISE_S = 0.25
+"""How long a hopper that has landed crouched may take to get up."""
+SETTLED_S = 0.25
+"""How long a landed hopper must then keep standing."""
 TURN = 2 * math.pi
 STANDING_PAY = 4.0
 """Of a step on which the hopper stands upright after a backflip; the air pays 1.1 at most."""
@@ -156,15 +158,24 @@ def _between(value: float, low: float, high: float) -> float:
 
 def flights(poses: Sequence[Pose], dt: float) -> list[Flight]:
     """Every flight of an episode whose steps last ``dt`` seconds; one that its end cuts off has not landed. Landed is
-    who, for ``SETTLED_S`` after touch-down, touches the ground with the foot alone and keeps the torso up."""
-    found, settled, t = [], round(SETTLED_S / dt), 0
+    who comes down on the foot, crouched perhaps, has the torso up within ``RISE_S`` and keeps it up for ``SETTLED_S``,
+    and all that time touches the ground with the foot alone."""
+    found, t = [], 0
     while t < len(poses):
         if not poses[t].airborne:
             t += 1
             continue
         end = next((u for u in range(t, len(poses)) if not poses[u].airborne), len(poses))
-        after = poses[end : end + settled]
-        stood = len(after) == settled and all(not p.sprawled and p.height > UPRIGHT_M for p in after)
-        found.append(Flight(poses[max(t - 1, 0)].pitch - poses[min(end, len(poses) - 1)].pitch, stood))
+        turned = poses[max(t - 1, 0)].pitch - poses[min(end, len(poses) - 1)].pitch
+        found.append(Flight(turned, _stood(poses[end:], round(RISE_S / dt), round(SETTLED_S / dt))))
         t = end
     return found
+
+
+def _stood(after: Sequence[Pose], rise: int, settled: int) -> bool:
+    """Whether a touch-down, the first pose, was a landing; ``rise`` and ``settled`` are steps."""
+    up = next((u for u, pose in enumerate(after[: rise + 1]) if pose.height > UPRIGHT_M), None)
+    if up is None or len(after) < up + settled:
+        return False
+    stands = all(pose.height > UPRIGHT_M for pose in after[up : up + settled])
+    return stands and not any(pose.sprawled for pose in after[: up + settled])
