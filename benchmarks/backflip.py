@@ -8,7 +8,7 @@ foot and stands. A seed counts if that happens in at least half of its episodes.
 the teacher's own measure.
 
 The task is Gymnasium's but for this: a step is 16 ms (``frame_skip`` of 8 in place of 4), an episode 1.8 s, and to what
-the hopper observes, a sense of contact and of the turn since take-off is added (``FlightSense``). What the teacher pays
+the hopper observes, a sense of contact and of balance is added (``FlightSense``). What the teacher pays
 for would show in the observation in part alone otherwise.
 
     python benchmarks/backflip.py --folder RUNS [--seeds 0 1 2 3 4] [--arms 900 true] [--jobs 2]
@@ -42,8 +42,9 @@ ASKED = {
 something to rate; then it asks often, about what of its last steps the ensemble disagrees on: what matters comes late
 and is rare."""
 REWARD = {"early_stopping": False, "fit_steps": 600, "fit_steps_again": 300, "successors": True}
-RATER = {"scale": (1, 20), "anchors": (0.0, 20.0)}
-"""The scale's ends are returns of a segment: five steps of standing after a flip have the best rating."""
+RATER = {"scale": (1, 20), "anchors": (0.0, 40.0)}
+"""The scale's ends are returns of a segment: a flip in the air is 10 to 27, standing after one 4 a step. The best
+rating is beyond the air's, or nobody would come down."""
 WANTED = "tropism.environments.tricks:HopperBackflip"
 SENSE = "tropism.environments.tricks:FlightSense"
 

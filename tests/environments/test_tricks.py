@@ -155,14 +155,17 @@ def test_the_sense_shows_what_a_flip_is_judged_by(monkeypatch):
     """Behind the hopper's own eleven numbers, and nothing of the episode before."""
     tricks_ = "tropism.environments.tricks"
     made = make(EnvironmentSpec("Hopper-v5", horizon="fixed", wrapper=f"{tricks_}:FlightSense"))
-    assert made.observation_size == 15
-    poses = iter([STANDING, *flown(0.9 * TURN, 3), *after(0.9 * TURN, steps=1), *after(TURN, True, steps=1)])
-    monkeypatch.setattr(tricks, "hopper_pose", lambda env: next(poses))
+    assert made.observation_size == 17
+    poses = [STANDING, STANDING, *flown(1.5 * TURN, 3), *after(1.5 * TURN, steps=1), *after(TURN, True, steps=1)]
+    told = iter(poses)
+    monkeypatch.setattr(tricks, "hopper_pose", lambda env: next(told, STANDING))
     first, _ = made.env.reset(seed=0)
     seen = [made.env.step(np.zeros(3))[0] for _ in range(6)]
     assert all(made.env.observation_space.contains(row) for row in [first, *seen])
     shown = np.array([row[11:] for row in [first, *seen]])
-    air = [[1, 0, turn, 0] for turn in (0.3, 0.6, 0.9)]
-    np.testing.assert_allclose(shown, [[0] * 4, [0] * 4, *air, [0, 0, 0, 0.9], [0, 1, 0, 0]], atol=1e-12)
+    air = [[1, 0, turn, 0] for turn in (0.5, 1.0, 1.25)]  # more than pays is not told apart
+    np.testing.assert_allclose(shown[:, :4], [[0] * 4, [0] * 4, *air, [0, 0, 0, 1.25], [0, 1, 0, 0]], atol=1e-12)
+    np.testing.assert_allclose(shown[:, 4], [math.cos(pose.pitch) for pose in poses])
+    np.testing.assert_allclose(shown[:, 5], [math.sin(pose.pitch) for pose in poses], atol=1e-12)
     again, _ = made.env.reset(seed=0)
     np.testing.assert_array_equal(again, first)

@@ -34,6 +34,8 @@ STANDING_PAY = 4.0
 """Of a step on which the hopper stands upright after a backflip; the air pays 1.1 at most."""
 FLOWN = (0.55, 1.15)
 """Turns of a flight from which, and up to which, standing after it is paid the more."""
+SENSED = (-0.25, 1.25)
+"""Turns backwards that a hopper's sense of balance tells apart, a little beyond those that pay."""
 RISEN_M = (0.4, 1.0)
 """Heights of the torso, metres, between which a crouched landing is paid the more."""
 
@@ -122,15 +124,18 @@ class HopperBackflip:
 
 class FlightSense(gymnasium.Wrapper[Any, Any, Any, Any]):
     """The hopper with a sense of contact and of balance: its observation, and behind it whether nothing touches the
-    ground, whether more than the foot does (0 or 1), the turn backwards since take-off in the air, and the farthest
-    flight that ended on the foot (turns). A backflip is judged by these; the hopper's own observation lacks them.
+    ground, whether more than the foot does (0 or 1), the turn backwards since take-off in the air, the farthest flight
+    that ended on the foot (turns, within ``SENSED``), and the cosine and sine of the pitch. A backflip is judged by
+    these; the hopper's own observation has the pitch alone, counted on beyond a turn.
+
+    What is sensed ends where more of it is worth no more: a learned reward would promise the more for it.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
         own = env.observation_space
         assert isinstance(own, gymnasium.spaces.Box)
-        low, high = np.array([0, 0, -np.inf, 0]), np.array([1, 1, np.inf, np.inf])
+        low, high = np.array([0, 0, SENSED[0], 0, -1, -1]), np.array([1, 1, SENSED[1], SENSED[1], 1, 1])
         self.observation_space = gymnasium.spaces.Box(
             np.concatenate([own.low, low]), np.concatenate([own.high, high]), dtype=np.float64
         )
@@ -140,15 +145,21 @@ class FlightSense(gymnasium.Wrapper[Any, Any, Any, Any]):
         """As the environment's; nothing has been flown yet."""
         self.flying = Flying()
         seen, about = self.env.reset(seed=seed, options=options)
-        return np.concatenate([seen, np.zeros(4)]), about
+        return self._sensed(seen, hopper_pose(self.unwrapped)), about
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """As the environment's, but for the observation."""
         seen, reward, ended, cut, about = self.env.step(action)
-        pose, flying = hopper_pose(self.unwrapped), self.flying
-        flying.see(pose)
-        turned = flying.turned if pose.airborne else 0.0
-        return np.concatenate([seen, [pose.airborne, pose.sprawled, turned, flying.flown]]), reward, ended, cut, about
+        pose = hopper_pose(self.unwrapped)
+        self.flying.see(pose)
+        return self._sensed(seen, pose), reward, ended, cut, about
+
+    def _sensed(self, seen: Any, pose: Pose) -> Any:
+        turned = self.flying.turned if pose.airborne else 0.0
+        senses = [min(SENSED[1], max(SENSED[0], turned)), min(SENSED[1], self.flying.flown)]
+        return np.concatenate(
+            [seen, [pose.airborne, pose.sprawled, *senses, math.cos(pose.pitch), math.sin(pose.pitch)]]
+        )
 
 
 def _between(value: float, low: float, high: float) -> float:
