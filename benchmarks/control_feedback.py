@@ -57,7 +57,7 @@ AWAKE = -0.5
 TURNING_STEPS = 2 * CHEETAH.steps
 """It has to unlearn first. The true reward itself turns some of these policies no further than to a poor gait in
 ``CHEETAH.steps``."""
-TURNED_SEEDS = (0, 1, 2, 3, 4)
+TURNED_SEEDS = tuple(range(10))
 """Which gait is found is a matter of luck, more so than from the beginning."""
 TURNED = 0.75
 """Of what the right reward gives from the beginning: less than that is a policy that was stopped, not turned."""

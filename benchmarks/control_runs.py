@@ -80,7 +80,7 @@ def play(cell: Cell, folder: Path) -> dict[str, Any]:
     agent = Ppo(environments, PpoSettings(**cell.ppo), derive(seed, cell.environment, "agent"))
     begins = dict[str, float]()
     if cell.start:
-        agent.begin_with(*started(load_policy(folder / cell.start), cell.start_log_std, critic=not cell.labels))
+        agent.begin_with(*started(load_policy(folder / cell.start), cell.start_log_std))
         begins["start_return"] = evaluate(agent, spec, EPISODES, 1).mean  # by this cell's reward
     began, curve, labels = time.process_time(), list[tuple[int, float]](), 0
     if not cell.labels:

@@ -153,18 +153,6 @@ def test_a_policy_goes_on_with_the_noise_that_is_asked_for(tmp_path: Path) -> No
             started(kept(f"{name} {env}", made(name, env)), -0.5)
 
 
-@pytest.mark.parametrize("name", ["ppo", "a2c", "reinforce"])
-def test_a_policy_begins_without_its_critic_where_another_reward_is_paid(name: str, tmp_path: Path) -> None:
-    agent, other = made(name, "Pendulum-v1"), made(name, "Pendulum-v1", seed=5)
-    save_policy(tmp_path, agent.policy(), agent.environments.spec, {})
-    own = other.policy()[0]
-    other.begin_with(*started(load_policy(tmp_path), None, critic=False))
-    wanted, got = agent.policy()[0], other.policy()[0]
-    assert {key.split(".")[0] for key in got} == {"actor", "critic", "log_std"}
-    for key, tensor in got.items():
-        assert torch.equal(tensor, (own if key.startswith("critic") else wanted)[key]), key
-
-
 def test_what_a_policy_to_start_from_observed_gives_way_to_what_comes() -> None:
     """It acts as it did, but its statistics weigh ``REMEMBERED`` observations, however long it was trained: else those
     of a new task, far from what it saw, are extremes to it for as long as it was trained."""

@@ -106,12 +106,12 @@ class AlgorithmSections(Section):
         name = self.agent.algorithm
         return make_agent(name, environments, getattr(self, name), seed)
 
-    def begin(self, agent: Agent, critic: bool = True) -> None:
-        """Load the policy to start from, where there is one, with its critic or without. Errors: ModelError for one of
-        another kind; ConfigError where its noise is to be changed and it has none of its own."""
+    def begin(self, agent: Agent) -> None:
+        """Load the policy to start from, where there is one. Errors: ModelError for one of another kind; ConfigError
+        where its noise is to be changed and it has none of its own."""
         given = self.agent
         if given.start is not None:
-            agent.begin_with(*started(load_policy(given.start), given.start_log_std, critic))
+            agent.begin_with(*started(load_policy(given.start), given.start_log_std))
         elif given.start_log_std is not None:
             raise ConfigError(
                 f"agent.start_log_std = {given.start_log_std} without agent.start",

@@ -117,7 +117,7 @@ class ControlDomain:
     def initial_policy(self, run: StageRun) -> Made:
         """An untrained policy. Values: the environment's spaces, what random actions are worth, the report's words."""
         agent, start, shown = self._agent(run.seed), self.config.agent.start, self.config.demonstrations.folder
-        self.config.begin(agent, critic=False)  # it valued another reward than the one that will be learned
+        self.config.begin(agent)
         if shown is not None:
             self._clone(agent, load_demonstrations(shown), run)
         words = WORDS if start is None and shown is None else STARTED_WORDS

@@ -26,8 +26,6 @@ from tropism.errors import ConfigError, ModelError
 from tropism.runtime.checkpoints import load_tensors, save_tensors
 
 Description = tuple[dict[str, Tensor], dict[str, Any]]
-CRITIC = "critic."
-"""What the names of a critic's tensors begin with."""
 REMEMBERED = 20_000
 """Observations that the statistics of a policy to start from weigh as, at most. With the weight of its whole training,
 one that is turned to something else sees what it then observes as extremes, almost to the end."""
@@ -73,7 +71,7 @@ def describe(actor: ActorCritic, normaliser: Normaliser) -> Description:
 def begin(actor: ActorCritic, normaliser: Normaliser, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Load what ``describe`` gave. Errors: ModelError for a policy of another kind or shape, or one whose networks see
     observations normalised where ours see them as they are, or the other way round. It acts as it did; its statistics
-    of observations give way to new ones within some ``REMEMBERED`` steps. The critic stays ours where none is given."""
+    of observations give way to new ones within some ``REMEMBERED`` steps."""
     own = {"picture": None} | describe(actor, normaliser)[1]
     other: dict[str, tuple[Any, Any]] = {
         k: (about.get(k), v) for k, v in own.items() if k != "normaliser" and about.get(k) != v
@@ -83,18 +81,15 @@ def begin(actor: ActorCritic, normaliser: Normaliser, tensors: Mapping[str, Tens
         other["normalise_observations"] = (theirs, normaliser.active)
     if other:
         raise ModelError(f"the policy to start from differs in {other} (theirs, ours)", "use the same settings")
-    actor.load({k: v for k, v in actor.tensors().items() if k.startswith(CRITIC)} | dict(tensors))
+    actor.load(dict(tensors))
     normaliser.load(about["normaliser"])
     normaliser.fade(REMEMBERED)
 
 
-def started(policy: ControlPolicy, log_std: float | None, critic: bool = True) -> Description:
-    """A policy as ``Agent.begin_with`` takes it, the log deviations of its actions ``log_std`` where that is given;
-    without its critic, where what it valued is not what is paid from now on. Errors: ConfigError for a policy whose
-    actions have no noise of their own: categories, values, a squashed policy."""
+def started(policy: ControlPolicy, log_std: float | None) -> Description:
+    """A policy as ``Agent.begin_with`` takes it, the log deviations of its actions ``log_std`` where that is given.
+    Errors: ConfigError for a policy whose actions have no noise of their own: categories, values, a squashed policy."""
     tensors, about = policy.description
-    if not critic:
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(CRITIC)}
     if log_std is None:
         return tensors, about
     if "log_std" not in tensors:
