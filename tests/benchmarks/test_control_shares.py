@@ -178,7 +178,10 @@ def turned(bench: SimpleNamespace, after: list[float], right: list[float]) -> li
     return bench.feedback.turned_claims(runs)[0]
 
 
-def test_a_policy_that_only_stops_running_backwards_is_not_turned(bench: SimpleNamespace) -> None:
+def test_a_policy_that_only_stops_running_backwards_is_not_turned(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.feedback, "TURNED_SEEDS", (0, 1, 2))
     stopped = turned(bench, [0.0, 10.0, -10.0], [2000.0, 2100.0, 2200.0])
     assert stopped[0].holds
     assert not stopped[1].holds
