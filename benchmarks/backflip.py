@@ -8,8 +8,8 @@ foot and stands. A seed counts if that happens in at least half of its episodes.
 the teacher's own measure.
 
 The task is Gymnasium's but for this: a step is 16 ms (``frame_skip`` of 8 in place of 4), an episode 1.8 s, and to what
-the hopper observes, a sense of contact and of balance is added (``FlightSense``). What the teacher pays
-for would show in the observation in part alone otherwise.
+the hopper observes, a sense of contact and of balance is added (``FlightSense``). What the teacher pays for would show
+in the observation in part alone otherwise.
 
     python benchmarks/backflip.py --folder RUNS [--seeds 0 1 2 3 4] [--arms 900 true] [--jobs 2]
     python benchmarks/backflip.py --quick         one short run; no result file

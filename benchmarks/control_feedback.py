@@ -55,8 +55,7 @@ BACKWARDS = "control_wrong_rewards:backwards"
 AWAKE = -0.5
 """Noise with which a turned policy goes on: a trained one has little left to find anything else by."""
 TURNING_STEPS = 2 * CHEETAH.steps
-"""It has to unlearn first. The true reward itself turns some of these policies no further than to a poor gait in
-``CHEETAH.steps``."""
+"""It has to unlearn first."""
 TURNED_SEEDS = tuple(range(10))
 """Which gait is found is a matter of luck, more so than from the beginning."""
 TURNED = 0.75
