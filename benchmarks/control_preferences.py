@@ -4,9 +4,10 @@ Both sides learn with PPO (8 environments, SB3's defaults) from equally many com
 with reward ensembles of three. `imitation` makes more environment steps than it is asked for; ours is given as many as
 it made. Every run is a process of one thread; the sides take turns. Speed is CPU seconds per real step, everything
 included; both sides ask about random pairs, so that neither pays for choosing them. Learning is the true return of the
-trained policies, ten seeds; `imitation` is taken at the best of a small search (its running statistics of inputs on
-or off, fragments of 25 or 50 steps, single networks or ensembles, which then choose what is asked) over seed 0, ours is
-not searched. Runs of the two sides are independent: the interval of their difference is Welch's.
+trained policies, ten seeds or, where `imitation`'s runs spread widely, twenty. Both sides are taken at the best of a
+small search over seed 0: of `imitation` its running statistics of inputs on or off, fragments of 25 or 50 steps, single
+networks or ensembles (which then choose what is asked), of both whether PPO's learning rate falls to nothing. Runs of
+the two sides are independent: the interval of their difference is Welch's.
 
     scripts/sb3_environment.sh FOLDER
     python benchmarks/control_preferences.py --sb3-python FOLDER/bin/python --only speed [--rounds 3]
@@ -14,7 +15,7 @@ not searched. Runs of the two sides are independent: the interval of their diffe
     python benchmarks/control_preferences.py --quick        ours alone and short; no result file
 
 Results: ``results/control_preferences_speed.json``, ``results/control_preferences_learning.json``. On two cores speed
-takes some six minutes and learning some thirty; its runs are kept in RUNS, so it may be stopped and started. Left out:
+takes some six minutes and learning some sixty; its runs are kept in RUNS, so it may be stopped and started. Left out:
 real people (`imitation` has none).
 """
 
@@ -24,7 +25,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from control_shares import difference
 from speed_sides import HERE, drive, faster, in_turns, interpreter, summary
 
 OURS, THEIRS = "tropism", "imitation"
-SEEDS = tuple(range(10))
+SEEDS = {"HalfCheetah-v5": tuple(range(10)), "Pendulum-v1": tuple(range(20))}
 GATE = 2.2
 LABELS, ASKED_STEPS, PER, EPISODES = 300, 61_440, 100_000, 20
 TASKS = {"HalfCheetah-v5": {}, "Pendulum-v1": {"gamma": 0.95, "learning_rate": 1e-3}}
@@ -44,8 +45,8 @@ REWARDS = {"HalfCheetah-v5": {"label_error": 0.01, "successors": True}, "Pendulu
 SEARCH = [{"normalise": n, "fragment": f, "members": m} for n, f, m in product((1, 0), (50, 25), (3, 1))]
 
 
-def ours(task: str, steps: int, seed: int) -> dict[str, Any]:
-    """One run of ours, in this process."""
+def ours(task: str, steps: int, seed: int, decay: int = 0) -> dict[str, Any]:
+    """One run of ours, in this process; with ``decay`` PPO's learning rate falls to nothing."""
     import torch
 
     from tropism.control.evaluate import evaluate
@@ -67,7 +68,8 @@ def ours(task: str, steps: int, seed: int) -> dict[str, Any]:
     spec = EnvironmentSpec(task, horizon="fixed")
     environments = Environments(spec, 8, derive(seed, "environments"), staggered=True)
     # SB3's PPO whitens the advantages of each mini-batch
-    agent = Ppo(environments, PpoSettings(**TASKS[task], whiten="mini_batch"), derive(seed, "agent"))
+    falling = {"learning_rate_end": 0.0} if decay else {}
+    agent = Ppo(environments, PpoSettings(**TASKS[task], **falling, whiten="mini_batch"), derive(seed, "agent"))
     asker, asking = MemoryAsker(Oracle(seed=seed)), Asking(LABELS, selection="random")
     reward = RewardSection(members=3, **REWARDS[task])
     preferences = PreferenceSection(segment_length=SEGMENT)
@@ -90,9 +92,9 @@ def theirs(given: argparse.Namespace, task: str, seed: int, **settings: int) -> 
     return drive([str(given.sb3_python), str(HERE / "peers" / "imitation_driver.py"), *told], 1)
 
 
-def of_ours(task: str, steps: int, seed: int) -> dict[str, Any]:
+def of_ours(task: str, steps: int, seed: int, decay: int = 0) -> dict[str, Any]:
     """The same of ours, in a process of its own."""
-    return drive([sys.executable, __file__, "--one", task, str(steps), str(seed)], 1)
+    return drive([sys.executable, __file__, "--one", task, str(steps), str(seed), str(decay)], 1)
 
 
 def speed(given: argparse.Namespace) -> None:
@@ -119,23 +121,36 @@ def learning(given: argparse.Namespace) -> None:
         about = [task, seed, settings, TASKS[task], LABELS, ASKED_STEPS]
         return kept(given.folder, f"{THEIRS}-{task}-{seed}", about, lambda: theirs(given, task, seed, **settings))
 
-    def our_run(task: str, seed: int, steps: int) -> dict[str, Any]:
-        about = [task, seed, steps, TASKS[task], LABELS, SEGMENT, REWARDS[task], "staggered"]
-        return kept(given.folder, f"{OURS}-{task}-{seed}", about, lambda: of_ours(task, steps, seed))
+    def our_run(task: str, seed: int, steps: int, decay: int) -> dict[str, Any]:
+        about = [task, seed, steps, TASKS[task], LABELS, SEGMENT, REWARDS[task], "staggered"] + ["decay"] * decay
+        return kept(given.folder, f"{OURS}-{task}-{seed}", about, lambda: of_ours(task, steps, seed, decay))
 
-    for task in TASKS:
-        tried = [(their_run(task, 0, settings)["true_return"], settings) for settings in SEARCH]
-        best = max(tried, key=lambda row: row[0])[1]
-        peer = [their_run(task, seed, best) for seed in SEEDS]
-        own = [our_run(task, seed, run["taken_steps"]) for run, seed in zip(peer, SEEDS, strict=True)]
+    for task, seeds in SEEDS.items():
+        tried = [(their_run(task, 0, settings), settings) for settings in SEARCH]
+        falling = {**best_of(tried), "decay": 1}
+        tried.append((their_run(task, 0, falling), falling))
+        best = best_of(tried)
+        peer = [their_run(task, seed, best) for seed in seeds]
+        steps = [run["taken_steps"] for run in peer]
+        own_tried = [(our_run(task, 0, steps[0], decay), {"decay": decay}) for decay in (0, 1)]
+        decay = best_of(own_tried)["decay"]
+        own = [our_run(task, seed, most, decay) for most, seed in zip(steps, seeds, strict=True)]
         returns = {side: [r["true_return"] for r in runs] for side, runs in ((THEIRS, peer), (OURS, own))}
         claims.append(ahead(task, returns[OURS], returns[THEIRS]))
         found[task] = {
-            "search": [{"true_return": r, **s} for r, s in tried], "best": best, **returns,
-            "real_steps": [run["taken_steps"] for run in peer],
+            "search": {
+                side: [{"true_return": run["true_return"], **settings} for run, settings in rows]
+                for side, rows in ((THEIRS, tried), (OURS, own_tried))
+            },
+            "best": {THEIRS: best, OURS: {"decay": decay}}, **returns, "seeds": list(seeds), "real_steps": steps,
         }  # fmt: skip
-    about = {"labels": LABELS, "asked_steps": ASKED_STEPS, "seeds": list(SEEDS)}
+    about = {"labels": LABELS, "asked_steps": ASKED_STEPS}
     write_result("control_preferences_learning", claims, {**about, "tasks": found}, quick=False)
+
+
+def best_of(tried: Sequence[tuple[Mapping[str, Any], dict[str, int]]]) -> dict[str, int]:
+    """The settings of the run with the highest true return."""
+    return max(tried, key=lambda row: row[0]["true_return"])[1]
 
 
 def ahead(task: str, own: Sequence[float], peer: Sequence[float]) -> Claim:
@@ -152,10 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=("speed", "learning"))
     parser.add_argument("--folder", type=Path, help="keeps the runs of learning")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.one:
-        print(json.dumps(ours(given.one[0], int(given.one[1]), int(given.one[2]))))
+        print(json.dumps(ours(given.one[0], *map(int, given.one[1:]))))
         return
     if given.quick:
         write_result("control_preferences", [], {"ours": ours("Pendulum-v1", 12_000, 0)}, quick=True)

@@ -48,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--normalise", type=int, default=1, help="running statistics of the reward's inputs")
     parser.add_argument("--gamma", type=float, default=0.99)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--decay", type=int, default=0, help="let the rate fall to nothing over the steps asked for")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--episodes", type=int, default=20)
     return parser.parse_args()
@@ -77,9 +78,15 @@ def main() -> None:
         return inner()
 
     venv.step_wait = step_wait
+    agent: sb3.PPO | None = None
+
+    def rate(_: float) -> float:  # SB3's own share of what is left begins anew with every session of questions
+        left = 1 - (agent.num_timesteps / given.steps if given.decay and agent else 0)
+        return given.learning_rate * max(0.0, left)
+
     agent = sb3.PPO(
-        "MlpPolicy", venv, n_steps=256, batch_size=64, n_epochs=10, learning_rate=given.learning_rate,
-        gamma=given.gamma, seed=given.seed, device="cpu",
+        "MlpPolicy", venv, n_steps=256, batch_size=64, n_epochs=10, learning_rate=rate, gamma=given.gamma,
+        seed=given.seed, device="cpu",
     )  # fmt: skip
     began, spent = time.perf_counter(), cpu()
     net = networks(venv, given.members, bool(given.normalise), bool(given.choose))
