@@ -45,9 +45,24 @@ def sides_table(names: list[str]) -> str:
     return "\n".join(rows)
 
 
+def returns_table(names: list[str]) -> str:
+    """Mean true returns of ours and SB3's on every work, and their difference over what SB3 gains on random actions."""
+    rows = ["| work | tropism | SB3 | random | difference: 95 % | seeds |", "|---|---|---|---|---|---|"]
+    for name in names:
+        found = _result(name)
+        if found is None:
+            rows.append(f"| {name} | not measured yet | | | | |")
+            continue
+        for work, of in found["returns"].items():
+            means = [f"{sum(of[side]) / len(of[side]):.0f}" for side in ("tropism", "sb3", "random")]
+            spread = f"{of['difference']:+.2f} ({of['low']:+.2f} – {of['high']:+.2f})"
+            rows.append(f"| {work} | {' | '.join(means)} | {spread} | {len(of['sb3'])} |")
+    return "\n".join(rows)
+
+
 def rendered(page: str) -> str:
     """The page with every table written anew."""
-    kinds = {"claims": claims_table, "sides": sides_table}
+    kinds = {"claims": claims_table, "sides": sides_table, "returns": returns_table}
 
     def block(match: re.Match[str]) -> str:
         return f"{match[1]}{kinds[match['kind']](match['names'].split())}\n{match[4]}"

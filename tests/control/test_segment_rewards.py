@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tropism.control.fit_reward import BAG_SEED, RewardSection, fit_reward
-from tropism.control.reward_network import Form, LearnedReward, SegmentEnsemble, SegmentScores, Shape
+from tropism.control.reward_network import Form, LearnedReward, SegmentEnsemble, SegmentScores, Shape, load_reward
 from tropism.errors import RewardError
 from tropism.feedback.records import Candidate, Judgement, Provenance, Query, Task
 from tropism.reward.dataset import RewardData
@@ -75,6 +77,31 @@ def test_regret_refuses_steps_without_what_followed() -> None:
 def test_forms_are_not_compared_by_nothing(missing: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"reward\.members of 2 or more"):
         RewardSection(form="auto", **missing)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"optimism": 1.0}, r'"mean" with reward\.optimism = 1: "optimistic" needs'),
+        ({"combination": "optimistic"}, r"reward\.optimism = 0"),
+        ({"combination": "pessimistic", "optimism": 1.0}, r"reward\.pessimism = 0"),
+        ({"combination": "optimistic", "optimism": 1.0, "members": 1}, r"reward\.members = 1 has none"),
+    ],
+)
+def test_a_weight_of_disagreement_that_would_do_nothing_is_refused(told: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        RewardSection(**told)  # type: ignore[arg-type]
+
+
+def test_an_optimist_pays_the_more_for_what_no_answer_was_about(tmp_path: Path) -> None:
+    hopeful = RewardSection(combination="optimistic", optimism=1.0)
+    (plain, _), (optimist, _) = fitted(rows(60)), fitted(rows(60), settings=hopeful)
+    known, unknown = (x.split([3, 2, 3], 1) for x in (rows(60).flatten(0, 1), 4 * rows(60, 1).flatten(0, 1)))
+    bonus = [optimist(*(p.numpy() for p in x)).mean() - plain(*(p.numpy() for p in x)).mean() for x in (known, unknown)]
+    assert bonus[1] > 2 * bonus[0] > 0
+    optimist.save(tmp_path)
+    again = load_reward(tmp_path)
+    assert np.array_equal(again(*(p.numpy() for p in unknown)), optimist(*(p.numpy() for p in unknown)))
 
 
 def judged(segments: Tensor, truth: Tensor) -> RewardData:

@@ -22,6 +22,7 @@ def test_combinations_by_hand():
     assert combine(scores).tolist() == [2, 4]
     assert combine(scores, "min").tolist() == [1, 4]
     assert combine(scores, "pessimistic", 0.5).tolist() == [1.5, 4]  # variance 1 and 0
+    assert combine(scores, "optimistic", 0.5).tolist() == [2.5, 4]
     with pytest.raises(RewardError, match="'median'"):
         combine(scores, "median")  # type: ignore[arg-type]
 
@@ -44,6 +45,14 @@ def test_pessimism_never_pays_more_than_the_mean():
         paid = scale.combine(members(), how, 1.0)
         assert (paid <= mean + 1e-6).all()
         assert float(paid.mean()) < float(mean.mean()) - 0.1
+
+
+def test_optimism_pays_what_is_not_known():
+    scale = FrozenScale.fit(members(), "reference")
+    mean, paid = scale.combine(members()), scale.combine(members(), "optimistic", 1.0)
+    apart = scale.members(members()).std(0, correction=0)
+    assert (paid >= mean).all()
+    assert torch.allclose(paid - mean, apart / scale.combined_std, atol=1e-5)
 
 
 def test_scale_survives_the_disk_exactly(tmp_path):

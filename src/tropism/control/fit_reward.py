@@ -59,7 +59,12 @@ class RewardSection(Section):
     early_stopping: bool = True
     """Stop on what each member's bootstrap left out; else, and where there are no bags, every fit has all its steps."""
     combination: Combination = "mean"
+    """What the members pay together: ``mean``, ``min``, ``pessimistic`` or ``optimistic``."""
     pessimism: float = Field(0.0, ge=0)
+    """c in mean − c · variance over the members, where they are combined so."""
+    optimism: float = Field(0.0, ge=0)
+    """c in mean + c · deviation over the members, where they are combined so: the agent seeks what the reward does not
+    know, is asked about it, and learns (Liang et al. 2022)."""
 
     @property
     def bags(self) -> bool:
@@ -67,9 +72,27 @@ class RewardSection(Section):
         return self.bootstrap and self.members > 1
 
     @property
+    def weight(self) -> float:
+        """Of the members' disagreement in what they pay together."""
+        return {"pessimistic": self.pessimism, "optimistic": self.optimism}.get(self.combination, 0.0)
+
+    @property
     def reads_successors(self) -> bool:
         """Whether a step's row has the observation that followed."""
         return self.successors or self.form != "partial_return"
+
+    @model_validator(mode="after")
+    def _weighs_disagreement(self) -> RewardSection:
+        for how, name in (("pessimistic", "pessimism"), ("optimistic", "optimism")):
+            weight = getattr(self, name)
+            if (self.combination == how) != (weight > 0):
+                raise ValueError(
+                    f'reward.combination = "{self.combination}" with reward.{name} = {weight:g}: '
+                    f'"{how}" needs a weight above 0, and the weight that combination'
+                )
+            if weight and self.members == 1:
+                raise ValueError(f"reward.{name} weighs the members' disagreement, and reward.members = 1 has none")
+        return self
 
     @model_validator(mode="after")
     def _auto_has_bags(self) -> RewardSection:
@@ -122,7 +145,7 @@ def fit_reward(
         found.append((left_out, ensemble, metrics | _held_out(scores, data.fold(False))))
     _, ensemble, metrics = min(found, key=lambda row: row[0])
     metrics["reward/regret"] = float(ensemble.form == "regret")
-    return freeze(ensemble, steps, version, s.combination, s.pessimism), metrics
+    return freeze(ensemble, steps, version, s.combination, s.weight), metrics
 
 
 @torch.no_grad()

@@ -374,7 +374,7 @@ class PreferenceLearner:
         ensemble.load_state_dict(tensors)
         ensemble.eval().requires_grad_(False)
         scale = FrozenScale.from_json(about["scale"])
-        return LearnedReward(ensemble, scale, about["version"], s.combination, s.pessimism)
+        return LearnedReward(ensemble, scale, about["version"], s.combination, s.weight)
 
 
 _COUNTERS = ("answered", "sessions", "turns", "turn_steps", "waited", "explored", "fitted_on", "fitted")

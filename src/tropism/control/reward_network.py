@@ -316,12 +316,13 @@ class LearnedReward:
     scale: FrozenScale
     version: int
     combination: Combination = "mean"
-    pessimism: float = 0.0
+    weight: float = 0.0
+    """Of the members' disagreement, where the combination has one."""
 
     def __call__(self, observations: Observations, actions: Floats, successors: Observations) -> Floats:
         """Rewards ``[M]`` of steps: observations ``[M, D]``, actions ``[M, A]`` (``[M]``), successors ``[M, D]``."""
         return self.scale.combine(
-            self.members(observations, actions, successors), self.combination, self.pessimism
+            self.members(observations, actions, successors), self.combination, self.weight
         ).numpy()
 
     @torch.no_grad()
@@ -343,7 +344,7 @@ class LearnedReward:
         about = {
             "shape": e.shape.as_json(),
             "members": e.members, "hidden": list(e.hidden), "form": e.form, "version": self.version,
-            "combination": self.combination, "pessimism": self.pessimism,
+            "combination": self.combination, "weight": self.weight,
         }  # fmt: skip
         (folder / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", "utf-8")
 
@@ -361,8 +362,8 @@ def load_reward(folder: Path) -> LearnedReward:
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RewardError(f"{folder} holds no reward of control segments ({error})", "name a fitted one") from error
     ensemble.eval().requires_grad_(False)
-    scale = FrozenScale.load(folder / SCALE)
-    return LearnedReward(ensemble, scale, about["version"], about["combination"], about["pessimism"])
+    scale, weight = FrozenScale.load(folder / SCALE), about.get("weight", about.get("pessimism", 0.0))
+    return LearnedReward(ensemble, scale, about["version"], about["combination"], weight)
 
 
 def freeze(
@@ -370,12 +371,12 @@ def freeze(
     reference: Tensor,
     version: int,
     combination: Combination = "mean",
-    pessimism: float = 0.0,
+    weight: float = 0.0,
 ) -> LearnedReward:
     """Fix the scale of every member on reference steps ``[n, width]``. Errors: RewardError for a constant member."""
     ensemble.eval().requires_grad_(False)
     with torch.no_grad():
         scores = torch.cat([ensemble.steps(part) for part in reference.split(CHUNK)], 1)
     return LearnedReward(
-        ensemble, FrozenScale.fit(scores, f"{len(reference)} steps of judged segments"), version, combination, pessimism
+        ensemble, FrozenScale.fit(scores, f"{len(reference)} steps of judged segments"), version, combination, weight
     )

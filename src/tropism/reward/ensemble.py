@@ -19,22 +19,26 @@ from torch import Tensor
 
 from tropism.errors import RewardError
 
-Combination = Literal["mean", "min", "pessimistic"]
+Combination = Literal["mean", "min", "pessimistic", "optimistic"]
 
 
-def combine(members: Tensor, how: Combination = "mean", pessimism: float = 0.0) -> Tensor:
+def combine(members: Tensor, how: Combination = "mean", weight: float = 0.0) -> Tensor:
     """One score ``[...]`` from standardised members ``[E, ...]``.
 
-    ``mean``; ``min`` over members; ``pessimistic``: mean − ``pessimism`` · variance (Coste et al. 2024, "Reward model
-    ensembles help mitigate overoptimization", uncertainty-weighted optimisation).
+    ``mean``; ``min`` over members; ``pessimistic``: mean − ``weight`` · variance (Coste et al. 2024, "Reward model
+    ensembles help mitigate overoptimization", uncertainty-weighted optimisation); ``optimistic``: mean + ``weight`` ·
+    standard deviation (Liang et al. 2022, "Reward uncertainty for exploration in preference-based RL", equation 5,
+    whose weight fades by itself; here the deviation does, as the answers come in).
     """
     if how == "mean":
         return members.mean(0)
     if how == "min":
         return members.amin(0)
     if how == "pessimistic":
-        return members.mean(0) - pessimism * members.var(0, correction=0)
-    raise RewardError(f"ensemble combination {how!r}", "choose 'mean', 'min' or 'pessimistic'")
+        return members.mean(0) - weight * members.var(0, correction=0)
+    if how == "optimistic":
+        return members.mean(0) + weight * members.std(0, correction=0)
+    raise RewardError(f"ensemble combination {how!r}", "choose 'mean', 'min', 'pessimistic' or 'optimistic'")
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,10 @@ class FrozenScale:
         std = torch.tensor(self.std, dtype=scores.dtype, device=scores.device).reshape(shape)
         return (scores - mean) / std
 
-    def combine(self, scores: Tensor, how: Combination = "mean", pessimism: float = 0.0) -> Tensor:
+    def combine(self, scores: Tensor, how: Combination = "mean", weight: float = 0.0) -> Tensor:
         """The reward ``[...]`` from raw scores ``[E, ...]``: standardised, combined, and divided by the frozen
         ``combined_std``, so that the ensemble's mean itself has mean 0 and deviation 1 on the reference set."""
-        return combine(self.members(scores), how, pessimism) / self.combined_std
+        return combine(self.members(scores), how, weight) / self.combined_std
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
