@@ -41,7 +41,12 @@ ASKED = {
 """A segment holds a flight and what becomes of it. Before the first questions the policy explores, so that there is
 something to rate; then it asks often, about what of its last steps the ensemble disagrees on: what matters comes late
 and is rare."""
-REWARD = {"early_stopping": False, "fit_steps": 600, "fit_steps_again": 300, "successors": True}
+REWARD = {
+    "early_stopping": False, "fit_steps": 600, "fit_steps_again": 300, "successors": True,
+    "combination": "optimistic", "optimism": 1.0,
+}  # fmt: skip
+"""What the ensemble disagrees on is paid for: else the agent settles on leaps that end on its back, its teacher sees
+nothing but those, and the reward never learns of a landing."""
 RATER = {"scale": (1, 20), "anchors": (0.0, 40.0)}
 """The scale's ends are returns of a segment: a flip in the air is 10 to 27, standing after one 4 a step. The best
 rating is beyond the air's, or nobody would come down."""
