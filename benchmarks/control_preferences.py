@@ -7,8 +7,8 @@ included; both sides ask about random pairs, so that neither pays for choosing t
 trained policies, ten seeds or, where `imitation`'s runs spread widely, twenty. `imitation` is taken at the best of a
 small search over seed 0: its running statistics of inputs on or off, fragments of 25 or 50 steps, single networks or
 ensembles (which then choose what is asked), and, with the best of these, whether PPO's learning rate falls to nothing.
-Of ours the last alone is searched, over seeds that are not compared. Runs of the two sides are independent: the interval
-of their difference is Welch's.
+Of ours the last alone is searched, over seeds that are not compared. Runs of the two sides are independent: the
+interval of their difference is Welch's.
 
     scripts/sb3_environment.sh FOLDER
     python benchmarks/control_preferences.py --sb3-python FOLDER/bin/python --only speed [--rounds 3]
