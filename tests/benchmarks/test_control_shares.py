@@ -108,6 +108,38 @@ def test_ahead_is_a_matter_of_the_lower_bound(bench: SimpleNamespace) -> None:
     assert not lucky.holds
 
 
+def test_both_sides_have_what_their_search_found(bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back (a lucky run of ours decides about its settings): seed 0 is not among those it is tuned on."""
+    taken, written, p = [], {}, bench.preferences
+
+    def theirs(_: Any, task: str, seed: int, **settings: int) -> dict[str, Any]:
+        taken.append((task, seed, settings))
+        good = settings == {"normalise": 0, "fragment": 50, "members": 3, "decay": 1}
+        return {"true_return": 50.0 * good + 10.0 * settings["members"] - seed, "taken_steps": 1000 + seed}
+
+    def of_ours(_: str, steps: int, seed: int, decay: int) -> dict[str, Any]:
+        taken.append((steps, seed, decay))
+        return {"true_return": 900.0 if seed == 0 and not decay else 100.0 + 10 * decay + seed % 3}
+
+    monkeypatch.setattr(p, "theirs", theirs)
+    monkeypatch.setattr(p, "of_ours", of_ours)
+    monkeypatch.setattr(p, "SEARCH", [row for row in p.SEARCH if row["normalise"] == 0])
+    monkeypatch.setattr(p, "SEEDS", {"a task": (0, 1, 2), "another": (0, 1, 2, 3)})
+    monkeypatch.setattr(p, "TASKS", {"a task": {}, "another": {}})
+    monkeypatch.setattr(p, "REWARDS", {"a task": {}, "another": {}})
+    monkeypatch.setattr(p, "write_result", lambda name, claims, extra, quick: written.update(claims=claims, **extra))
+    p.learning(SimpleNamespace(folder=None))
+    for task, seeds in p.SEEDS.items():
+        of = written["tasks"][task]
+        assert of["best"] == {"imitation": {"normalise": 0, "fragment": 50, "members": 3, "decay": 1},
+                              "tropism": {"decay": 1}}  # fmt: skip
+        assert of["imitation"] == [80.0 - seed for seed in seeds]
+        assert of["tropism"] == [110.0 + seed % 3 for seed in seeds]
+        assert {(1000 + seed, seed, 1) for seed in seeds} <= {row for row in taken if isinstance(row[0], int)}
+    assert all(claim.holds for claim in written["claims"])
+    assert not set(p.TUNING_SEEDS) & {seed for _, seed, how in taken if isinstance(how, dict)}
+
+
 def selections(bench: SimpleNamespace, random: list[list[float]], disagreement: list[list[float]]) -> dict[str, Any]:
     """Runs of every budget ``[seed][budget]`` on both tasks; random actions give 0."""
     made = {}
