@@ -27,8 +27,8 @@ def combine(members: Tensor, how: Combination = "mean", weight: float = 0.0) -> 
 
     ``mean``; ``min`` over members; ``pessimistic``: mean − ``weight`` · variance (Coste et al. 2024, "Reward model
     ensembles help mitigate overoptimization", uncertainty-weighted optimisation); ``optimistic``: mean + ``weight`` ·
-    standard deviation (Liang et al. 2022, "Reward uncertainty for exploration in preference-based RL", equation 5,
-    whose weight fades by itself; here the deviation does, as the answers come in).
+    standard deviation (Liang et al. 2022, "Reward uncertainty for exploration in preference-based reinforcement
+    learning", whose weight fades by itself; here it is the deviation that does, as answers come in).
     """
     if how == "mean":
         return members.mean(0)
