@@ -48,9 +48,8 @@ REWARD = {
 }  # fmt: skip
 """What the ensemble disagrees on is paid for: else the agent settles on leaps that end on its back, its teacher sees
 nothing but those, and the reward never learns of a landing."""
-RATER = {"scale": (1, 20), "anchors": (0.0, 40.0)}
-"""The scale's ends are returns of a segment: a flip in the air is 10 to 27, standing after one 4 a step. The best
-rating is beyond the air's, or nobody would come down."""
+RATER = {"scale": (1, 100), "anchors": (0.0, 100.0)}
+"""The scale's ends are returns of a segment: a flip in the air is 10 to 27, a segment of standing after one 100."""
 WANTED = "tropism.environments.tricks:HopperBackflip"
 SENSE = "tropism.environments.tricks:FlightSense"
 

@@ -78,26 +78,29 @@ class Flying:
     def __init__(self) -> None:
         self.take_off: float | None = None
         """Pitch when the ground was last touched, radians; None before the first step."""
+        self.footed = True
+        """Whether it last touched the ground with the foot alone."""
         self.turned = 0.0
-        """Backwards since then, in turns."""
+        """Backwards since then, in turns; nothing in a flight that did not leave from the foot."""
         self.flown = 0.0
         """The farthest flight since it sprawled that ended on the foot, in turns."""
 
     def see(self, pose: Pose) -> None:
         """The pose after a step."""
-        self.turned = 0.0 if self.take_off is None else (self.take_off - pose.pitch) / TURN
-        if pose.airborne:
-            self.take_off = pose.pitch if self.take_off is None else self.take_off
-            return
-        self.take_off = pose.pitch
-        self.flown = 0.0 if pose.sprawled else max(self.flown, self.turned)
+        turned = 0.0 if self.take_off is None else (self.take_off - pose.pitch) / TURN
+        if not pose.airborne:
+            self.footed = not pose.sprawled
+            self.flown = max(self.flown, turned) if self.footed else 0.0
+        if not pose.airborne or self.take_off is None:
+            self.take_off = pose.pitch
+        self.turned = turned if self.footed else 0.0
 
 
 class HopperBackflip:
     """A backflip that ends on the foot, a number per step of Gymnasium's hopper. In the air: the turn backwards since
-    it left the ground, in turns. On the foot: up to four times that, by how far the flight before had turned (nothing
-    for half a turn), how upright the hopper is, and how high. A step on which it sprawls is paid nothing, and takes
-    away what was flown.
+    it left the ground, in turns, if it left from the foot: who falls on the back would else bounce on, and be paid for
+    it. On the foot: up to four times that, by how far the flight before had turned (nothing for half a turn), how
+    upright the hopper is, and how high. A step on which it sprawls is paid nothing, and takes away what was flown.
 
     Standing is dear because it is rare at first, and paid by degrees because a crumpled landing is the way to a good
     one.
@@ -124,8 +127,8 @@ class HopperBackflip:
 
 class FlightSense(gymnasium.Wrapper[Any, Any, Any, Any]):
     """The hopper with a sense of contact and of balance: its observation, and behind it whether nothing touches the
-    ground, whether more than the foot does (0 or 1), the turn backwards since take-off in the air, the farthest flight
-    that ended on the foot (turns, within ``SENSED``), and the cosine and sine of the pitch. A backflip is judged by
+    ground, whether more than the foot does (0 or 1), the turn backwards since it left from the foot into the air, the
+    farthest flight that ended there (turns, within ``SENSED``), and the cosine and sine of the pitch. A backflip is judged by
     these; the hopper's own observation has the pitch alone, counted on beyond a turn.
 
     What is sensed ends where more of it is worth no more: a learned reward would promise the more for it.
