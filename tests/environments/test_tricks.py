@@ -132,6 +132,16 @@ def test_what_is_paid_is_the_flight_and_who_stands_after_it(monkeypatch):
     assert env.paid(judge, again) == pytest.approx([0.1, 0.6, 1.1, -0.2])
 
 
+def test_bouncing_off_the_back_pays_nothing(monkeypatch):
+    """Put back (every flight pays): hoppers fall on their back and bounce from there, and never try to stand."""
+    env, judge = Posed(monkeypatch), HopperBackflip()
+    env.paid(judge, [STANDING, *flown(0.9 * TURN), *after(0.9 * TURN, sprawled=True, steps=2)])
+    bounce = [Pose(-(0.9 + turn) * TURN, 0.8, True, False) for turn in (0.2, 0.6, 1.1)]
+    assert env.paid(judge, bounce) == [0, 0, 0]
+    assert env.paid(judge, [Pose(-2 * TURN, 1.2, False, False)]) == [pytest.approx(4 * 11 / 12)]  # it came to stand
+    assert env.paid(judge, [Pose(-2.3 * TURN, 1.2, True, False)]) == [pytest.approx(0.3)]  # off the foot again
+
+
 @pytest.mark.parametrize(("turned", "share"), [(0.5, 0), (0.85, 0.5), (1.15, 1), (1.3, 1), (-1.03, 0)], ids=str)
 def test_less_of_a_turn_is_worth_less(monkeypatch, turned, share):
     """All end upright; the turn that is not flown is leant into before."""

@@ -127,9 +127,9 @@ class HopperBackflip:
 
 class FlightSense(gymnasium.Wrapper[Any, Any, Any, Any]):
     """The hopper with a sense of contact and of balance: its observation, and behind it whether nothing touches the
-    ground, whether more than the foot does (0 or 1), the turn backwards since it left from the foot into the air, the
-    farthest flight that ended there (turns, within ``SENSED``), and the cosine and sine of the pitch. A backflip is judged by
-    these; the hopper's own observation has the pitch alone, counted on beyond a turn.
+    ground, whether more than the foot does (0 or 1), the turn backwards in a flight that left from the foot, the
+    farthest flight that ended there (turns, within ``SENSED``), and the cosine and sine of the pitch. A backflip is
+    judged by these; the hopper's own observation has the pitch alone, counted on beyond a turn.
 
     What is sensed ends where more of it is worth no more: a learned reward would promise the more for it.
     """
