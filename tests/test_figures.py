@@ -123,12 +123,23 @@ def test_pages_of_figures() -> None:
         from performance_tables import PAGES, rendered
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
-    for path, tables in zip(PAGES, (7, 11), strict=True):
+    for path, tables in zip(PAGES, (7, 9), strict=True):
         page = path.read_text("utf-8")
         assert "not measured yet |" not in page, "a table without its result"
         assert rendered(page) == page
         begun = sum(page.count(f"<!-- {kind}:") for kind in ("claims", "sides", "returns"))
         assert begun == page.count("<!-- end -->") == tables
+
+
+@pytest.mark.parametrize(
+    ("readme", "said"), [("README.md", "{} of {} seeds"), ("README.zh-CN.md", "{1} 个种子中有 {0} 个")]
+)
+def test_backflip(readme: str, said: str) -> None:
+    found = result("backflip")
+    landed = sum(row["share"] >= 0.5 for row in found["900"])
+    assert found["claims"][0]["value"] == landed
+    assert said.format(landed, len(found["seeds"])) in (ROOT / readme).read_text("utf-8")
+    assert max(row["labels"] for row in found["900"]) <= 900
 
 
 @pytest.mark.parametrize("readme", READMES)
