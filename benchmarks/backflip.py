@@ -14,7 +14,7 @@ in the observation in part alone otherwise.
     python benchmarks/backflip.py --folder RUNS [--seeds 0 1 2 3 4] [--arms 900 [true]] [--jobs 2]
     python benchmarks/backflip.py --quick         one short run; no result file
 
-Runs of some six CPU minutes, kept in RUNS (``control_runs.py``). The clip is what a study shows:
+Runs of some five CPU minutes, kept in RUNS (``control_runs.py``). The clip is what a study shows:
 ``tropism new DIR --recipe control/hopper-backflip``. Left out: real people, how pretty it is.
 """
 
