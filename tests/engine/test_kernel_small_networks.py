@@ -69,6 +69,47 @@ def test_epoch_is_torchs(
     assert ppo.adam.step == other.adam.step == 5 + -(-rows // batch)
 
 
+def critic_of_tanh() -> Ppo:
+    """A PPO whose values are tanh of what it sees."""
+    ppo = agent(False, 1, 1, hidden=(1,), batch_size=64, value_coef=1.0, max_grad_norm=0.0)
+    (first, bias), (last, end) = ppo.actor.critic.layers(ppo.actor.parts(ppo.actor.params)[2])
+    for weight, value in ((first, 1.0), (bias, 0.0), (last, 1.0), (end, 0.0)):
+        weight.fill_(value)
+    return ppo
+
+
+def test_tanh_to_the_last_bits() -> None:
+    """Near 0 as far out, and never beyond 1: the slope that is told from it, 1 - y², would have the wrong sign."""
+    size = np.concatenate([np.geomspace(1e-30, 1, 20_001), np.linspace(1, 30, 50_001)])
+    x = np.concatenate([-size, size]).astype(np.float32)[:, None]
+    found, exact = critic_of_tanh().actor.values(x), np.tanh(x[:, 0].astype(np.float64))
+    assert np.abs(found).max() == 1
+    assert np.abs(found / exact - 1).max() < 4e-7
+    far = np.abs(x[:, 0]) > 4
+    slope = 1 - found[far].astype(np.float64) ** 2
+    assert np.abs(slope - (1 - exact[far] ** 2)).max() < 7e-8
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_saturated_units_do_not_learn_backwards(sign: int) -> None:
+    """A critic may saturate in front of large returns: what is left of its gradient decides whether it comes back."""
+    seen = (sign * np.linspace(4, 30, 64, dtype=np.float32))[:, None]
+    ppo, other = critic_of_tanh(), critic_of_tanh()
+    data = batch_of(ppo, 64) | {"observations": seen, "returns": np.full(64, sign * -500, np.float32)}
+    for far in (seen[:, 0] * sign > 10, seen[:, 0] * sign < 10):
+        for each, run in ((ppo, ppo._compiled_epoch), (other, other._epoch)):
+            each.adam.first.zero_()
+            run(data, np.flatnonzero(far), 0.0)
+        found, wanted = (
+            float(each.actor.critic.layers(each.actor.parts(each.adam.first)[2])[0][0]) for each in (ppo, other)
+        )
+        if far[-1]:
+            assert found == wanted == 0
+        else:
+            assert found == pytest.approx(wanted, rel=1e-3)
+            assert found > 0  # a smaller weight, and with it a value nearer to the returns
+
+
 @pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])
 def test_mini_batches_are_whitened_as_by_torch(discrete: bool) -> None:
     """Advantages far from mean 0 and deviation 1, other ones in every mini-batch; the last one has a single row,

@@ -152,12 +152,18 @@ INLINE vec exp_of(vec x) {
     return power + power * rest;
 }
 
+/* At most 1 in size, so that 1 - tanh^2 is never below 0: a reciprocal by approximation would let (e^2x - 1) / (e^2x + 1)
+ * pass 1, and saturated units learned backwards. */
 INLINE vec tanh_of(vec x) {
     ivec sign = (ivec)x & INT32_MIN;
     vec power, size = (vec)((ivec)x & INT32_MAX);
     vec rest = exponential(smaller(size, all(20.0f)) * 2.0f, 0.5f, &power);
-    vec grown = power * rest + (power - 1.0f); /* e^2|x| - 1, accurate for small x too */
-    return (vec)((ivec)(grown / (grown + 2.0f)) | sign);
+    vec less = power - 1.0f;
+    KEEP_ORDER(less); /* else the compiler adds 1 to what is small */
+    vec grown = power * rest + less; /* e^2|x| - 1, accurate for small x too */
+    ivec far = grown > 2.0f;         /* 1 - 2 / (e^2|x| + 1) there */
+    vec part = chosen(far, all(2.0f), grown) / (grown + 2.0f);
+    return (vec)((ivec)chosen(far, 1.0f - part, part) | sign);
 }
 
 /* Scaled scores, softly capped where softcap > 0. */
