@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tropism.control.networks import ActorCritic
+from tropism.control.evaluate import evaluate
 from tropism.control.ppo import Ppo, PpoSettings
 from tropism.control.rollouts import Rollout, Steps, advantages, collect, gae_of_columns
 from tropism.environments.making import EnvironmentSpec
@@ -182,16 +183,14 @@ def test_epochs_stop_beyond_the_kl_limit() -> None:
 @pytest.mark.parametrize("whiten", ["rollout", "mini_batch", "none"])
 def test_cartpole_is_learned(whiten: str) -> None:
     """24,000 steps more than treble what an untrained policy gets, however advantages are scaled."""
-    environments = Environments(EnvironmentSpec("CartPole-v1"), 8, 1)
+    spec = EnvironmentSpec("CartPole-v1")
     settings = PpoSettings(steps_per_environment=128, batch_size=128, learning_rate=1e-3, whiten=whiten)  # type: ignore[arg-type]
-    agent = Ppo(environments, settings, 1)
-    agent.advance(None, 0.0)
-    untrained = np.mean([f.length for f in environments.take_finished()])
-    for update in range(1, 24):
+    agent = Ppo(Environments(spec, 8, 1), settings, 1)
+    untrained = evaluate(agent, spec, 10, 2, sample=True).mean
+    for update in range(24):
         agent.advance(None, update / 24)
-        finished = environments.take_finished()
     assert untrained < 40
-    assert np.mean([f.length for f in finished]) > 3 * untrained
+    assert evaluate(agent, spec, 10, 2, sample=True).mean > 3 * untrained
 
 
 def test_collect_keeps_what_the_networks_saw() -> None:
