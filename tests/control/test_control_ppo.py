@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tropism.control.networks import ActorCritic
 from tropism.control.evaluate import evaluate
+from tropism.control.networks import ActorCritic
 from tropism.control.ppo import Ppo, PpoSettings
 from tropism.control.rollouts import Rollout, Steps, advantages, collect, gae_of_columns
 from tropism.environments.making import EnvironmentSpec
