@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +49,29 @@ def test_a_peer_that_learned_nothing_is_no_yardstick(bench: SimpleNamespace) -> 
     found = {"tropism": {"a": [5.0]}, "sb3": {"a": [1.0]}, "random": {"a": [1.0]}}
     with pytest.raises(ValueError, match="no better than random"):
         bench.speed.compared(found, ["a"])
+
+
+def test_returns_are_claimed_of_all_tasks_and_of_each_algorithm(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One algorithm that falls short is not hidden by the others."""
+    works = [w for w in bench.works if w.learning_steps and w.environment in ("CartPole-v1", "HalfCheetah-v5")]
+    assert [w.algorithm for w in works] == ["ppo", "ppo", "sac", "dqn"]
+
+    def kept(side: str, work: SimpleNamespace, seed: int, more: list[str], given: object) -> dict[str, list[float]]:
+        ours = 60.0 if work.algorithm == "dqn" else 110.0
+        return {"returns": [{"tropism": ours, "sb3": 100.0, "random": 0.0}[side]]}
+
+    written: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(bench.speed, "kept", kept)
+    monkeypatch.setattr(bench.speed, "write_result", lambda *told: written.append(told))
+    bench.speed.learning(works, SimpleNamespace(quick=False))
+    [(name, claims, extra, partial)] = written
+    assert (name, partial) == ("control_learning", True)  # not all works: no result file
+    assert [(c.name.split(":")[0], round(c.low, 3), c.holds) for c in claims] == [
+        ("all tasks", -0.025, True), ("ppo", 0.1, True), ("sac", 0.1, True), ("dqn", -0.4, False),
+    ]  # fmt: skip
+    assert {n: len(t["sb3"]) for n, t in extra["returns"].items()} == {w.name: w.seeds for w in works}
 
 
 def test_every_work_can_be_asked_of_both_sides(bench: SimpleNamespace) -> None:
