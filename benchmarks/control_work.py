@@ -6,7 +6,7 @@ What SB3 does without being asked, ours is told (``Work.own``): PPO whitens the 
 DQN, with one environment, is timed with SB3's defaults and with the Zoo's settings for CartPole. Returns are compared
 with the Zoo's alone, made for such short runs; on CartPole at a lower rate and with rarer targets, for after 100,000
 steps at the Zoo's own, made for half as many, both sides have mostly forgotten what they knew. Of rates of 1e-3, 5e-4
-and 2.5e-4, and targets every 10 and 250 steps, SB3 learned best so (seeds 100 to 102, which are not compared: 500 each).
+and 2.5e-4, and targets every 10 and 250 steps, SB3 learned best so (seeds 100 to 102, not compared: 500 each).
 """
 
 from __future__ import annotations
