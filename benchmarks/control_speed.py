@@ -15,7 +15,7 @@ SB3 needs an environment of its own:
     python benchmarks/control_speed.py --quick          ours alone and short; no result file
 
 Results: ``results/control_speed.json``, ``results/control_learning.json``. On two cores speed takes some 15 minutes and
-learning some ten hours; its runs are kept in RUNS, so it may be stopped and started, and the result is written when
+learning hours; its runs are kept in RUNS, so it may be stopped and started, and the result is written when
 all are there. Left out here: preference learning (``christiano.py``), rendering.
 """
 

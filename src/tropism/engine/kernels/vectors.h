@@ -155,6 +155,9 @@ INLINE vec exp_of(vec x) {
 /* At most 1 in size, so that 1 - tanh^2 is never below 0: a reciprocal by approximation would let (e^2x - 1) / (e^2x + 1)
  * pass 1, and saturated units learned backwards. */
 INLINE vec tanh_of(vec x) {
+#ifdef __clang__
+#pragma clang fp reassociate(off)
+#endif
     ivec sign = (ivec)x & INT32_MIN;
     vec power, size = (vec)((ivec)x & INT32_MAX);
     vec rest = exponential(smaller(size, all(20.0f)) * 2.0f, 0.5f, &power);
