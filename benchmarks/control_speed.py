@@ -90,9 +90,10 @@ def learning(works: Sequence[Work], given: argparse.Namespace) -> None:
                 found[side].setdefault(work.name, []).append(float(np.mean(returns)))
         random = kept(RANDOM, work, 0, ["--episodes", str(10 * EPISODES)], given)["returns"]
         found[RANDOM][work.name] = [float(np.mean(random))]
-    groups = {"all tasks": [w.name for w in works]}
-    for algorithm in dict.fromkeys(w.algorithm for w in works):
-        groups[algorithm] = [w.name for w in works if w.algorithm == algorithm]
+    claimed = [w for w in works if w.claimed]
+    groups = {"all tasks": [w.name for w in claimed]}
+    for algorithm in dict.fromkeys(w.algorithm for w in claimed):
+        groups[algorithm] = [w.name for w in claimed if w.algorithm == algorithm]
     claims = []
     for group, names in groups.items():
         value, low, high = compared(found, names)
@@ -104,9 +105,12 @@ def learning(works: Sequence[Work], given: argparse.Namespace) -> None:
         tables[work.name] = {"difference": mean, "low": least, "high": most}
         tables[work.name] |= {side: list(found[side][work.name]) for side in found}
     about = {
-        w.name: {"steps": w.learning_steps, "seeds": w.seeds, "settings": dict(w.settings), "ours_besides": w.own}
+        w.name: {
+            "steps": w.learning_steps, "seeds": w.seeds, "claimed": w.claimed, "settings": dict(w.settings),
+            "ours_besides": w.own,
+        }
         for w in works
-    }
+    }  # fmt: skip
     extra = {"episodes": EPISODES, "works": about, "returns": tables}
     write_result(
         "control_learning", claims, extra, given.quick or len(works) < sum(bool(w.learning_steps) for w in WORKS)

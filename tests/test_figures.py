@@ -123,7 +123,7 @@ def test_pages_of_figures() -> None:
         from performance_tables import PAGES, rendered
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
-    for path, tables in zip(PAGES, (7, 9), strict=True):
+    for path, tables in zip(PAGES, (7, 11), strict=True):
         page = path.read_text("utf-8")
         assert "not measured yet |" not in page, "a table without its result"
         assert rendered(page) == page
@@ -150,6 +150,18 @@ def test_christiano(readme: str) -> None:
         c = claims[f"normalised return with {labels} labels, interquartile mean over 6 tasks"]
         opening, closing = "（）" if "zh" in readme else (" (", ")")
         assert f"{c['value']:.2f}{opening}{c['low']:.2f} – {c['high']:.2f}{closing}" in text, labels
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_control_learning(readme: str) -> None:
+    text, found = (ROOT / readme).read_text("utf-8"), result("control_learning")
+    claims = {c["name"].split(":")[0]: c for c in found["claims"]}
+    opening, closing = "（）" if "zh" in readme else (" (", ")")
+    for group in ("all tasks", "dqn"):
+        c = claims[group]
+        assert f"{c['value']:+.2f}{opening}{c['low']:+.2f} – {c['high']:+.2f}{closing}".replace("-", "−") in text
+    assert claims["all tasks"]["holds"]
+    assert sum(w["claimed"] for w in found["works"].values()) == 9
 
 
 def test_learning_speed() -> None:

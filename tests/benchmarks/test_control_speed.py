@@ -54,12 +54,14 @@ def test_a_peer_that_learned_nothing_is_no_yardstick(bench: SimpleNamespace) -> 
 def test_returns_are_claimed_of_all_tasks_and_of_each_algorithm(
     bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One algorithm that falls short is not hidden by the others."""
+    """One algorithm that falls short is not hidden by the others; what is not claimed is shown."""
     works = [w for w in bench.works if w.learning_steps and w.environment in ("CartPole-v1", "HalfCheetah-v5")]
-    assert [w.algorithm for w in works] == ["ppo", "ppo", "sac", "dqn"]
+    assert [(w.algorithm, w.claimed) for w in works] == [
+        ("ppo", True), ("ppo", True), ("sac", True), ("dqn", False), ("dqn", True),
+    ]  # fmt: skip
 
     def kept(side: str, work: SimpleNamespace, seed: int, more: list[str], given: object) -> dict[str, list[float]]:
-        ours = 60.0 if work.algorithm == "dqn" else 110.0
+        ours = (60.0 if work.claimed else 0.0) if work.algorithm == "dqn" else 110.0
         return {"returns": [{"tropism": ours, "sb3": 100.0, "random": 0.0}[side]]}
 
     written: list[tuple[Any, ...]] = []
@@ -71,6 +73,7 @@ def test_returns_are_claimed_of_all_tasks_and_of_each_algorithm(
     assert [(c.name.split(":")[0], round(c.low, 3), c.holds) for c in claims] == [
         ("all tasks", -0.025, True), ("ppo", 0.1, True), ("sac", 0.1, True), ("dqn", -0.4, False),
     ]  # fmt: skip
+    assert [t["low"] for n, t in extra["returns"].items() if not extra["works"][n]["claimed"]] == [-1.0]
     assert {n: len(t["sb3"]) for n, t in extra["returns"].items()} == {w.name: w.seeds for w in works}
 
 
