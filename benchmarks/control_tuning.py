@@ -73,6 +73,8 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     returns = dict(enumerate(runs(TRIED, FIRST, given)))
     good = [i for i, found in returns.items() if np.mean(found) >= NEAR]
+    if not good:
+        raise SystemExit(f"no settings come to {NEAR:g} over seeds {list(FIRST)}: add others to TRIED")
     for i, found in zip(good, runs([TRIED[i] for i in good], MORE, given), strict=True):
         returns[i] += found
     best = max(good, key=lambda i: float(np.mean(returns[i])))

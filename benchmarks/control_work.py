@@ -74,7 +74,7 @@ class Work:
 SPREAD = 15
 """Seeds where luck decides between two gaits (Hopper ends with some 1,000 or some 2,500): five may all be of one kind.
 Twice as many where it decides whether a pendulum's return takes off before the last of the steps, and which runs of DQN
-have forgotten CartPole by then (one in five of SB3's)."""
+have forgotten CartPole by then."""
 PLAIN, WHITENED = {"double": False}, {"whiten": "mini_batch"}
 """DQN's and PPO's, as SB3 has them."""
 

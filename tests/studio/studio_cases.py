@@ -76,7 +76,7 @@ def ask(studio: Studio, kind: QueryKind, count: int = 1, k: int = 2, **payload: 
         number = next(_numbers)
         task = Task("train", {"prompt": f"question {kind} {number}", **payload})
         texts = [f"answer {slot} to {kind} {number}" for slot in range(0 if kind == "demonstration" else k)]
-        by = [Provenance(f"secret-policy-{slot}", {"temperature": 0.123}, seed=987) for slot in range(len(texts))]
+        by = [Provenance(f"secret-policy-{n}", {"temperature": 0.1234567}, seed=987654321) for n in range(len(texts))]
         held = [
             Candidate(task.id, "text", {"text": text, "tokens": [1], "stop": "eos"}, p)
             for text, p in zip(texts, by, strict=True)

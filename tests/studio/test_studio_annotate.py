@@ -243,8 +243,8 @@ def test_the_page_learns_places_and_nothing_else(solo: Running) -> None:
     for secret in (
         "secret-policy",
         "temperature",
-        "0.123",
-        "987",
+        "0.1234567",
+        "987654321",
         "purpose",
         "gold",
         "tokens",
