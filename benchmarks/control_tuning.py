@@ -25,7 +25,7 @@ import numpy as np
 
 from common import Claim, write_result
 from control_speed import EPISODES, SB3, kept
-from control_work import WORKS, ZOO_CARTPOLE
+from control_work import WORKS
 from speed_sides import interpreter
 
 TRIED: tuple[Mapping[str, Any], ...] = (
@@ -45,17 +45,16 @@ TRIED: tuple[Mapping[str, Any], ...] = (
 FIRST, MORE = range(100, 103), range(103, 110)
 NEAR = 475.0
 """Mean return over the first seeds from which the others are run; CartPole counts as solved there."""
-STEPS = 100_000
+ZOO = next(w for w in WORKS if w.name == "dqn CartPole-v1")
 
 
 def runs(tried: Sequence[Mapping[str, Any]], seeds: Sequence[int], given: argparse.Namespace) -> list[list[float]]:
     """SB3's mean return at the end, by settings and seed."""
-    base = next(w for w in WORKS if w.name == "dqn CartPole-v1")
 
     def one(job: tuple[Mapping[str, Any], int]) -> float:
         other, seed = job
-        work = replace(base, settings={**ZOO_CARTPOLE, **other})
-        more = ["--steps", str(STEPS), "--seed", str(seed), "--episodes", str(EPISODES)]
+        work = replace(ZOO, settings={**ZOO.settings, **other})
+        more = ["--steps", str(ZOO.learning_steps), "--seed", str(seed), "--episodes", str(EPISODES)]
         return float(np.mean(kept(SB3, work, seed, more, given)["returns"]))
 
     with ThreadPoolExecutor(given.jobs) as pool:
@@ -84,7 +83,10 @@ def main() -> None:
         "", True,
     )  # fmt: skip
     tried = [{"differs": TRIED[i], "returns": found} for i, found in returns.items()]
-    extra = {"steps": STEPS, "zoo": ZOO_CARTPOLE, "seeds": [*FIRST, *MORE], "tried": tried, "chosen": TRIED[best]}
+    extra = {
+        "steps": ZOO.learning_steps, "zoo": ZOO.settings, "seeds": [*FIRST, *MORE], "tried": tried,
+        "chosen": TRIED[best],
+    }  # fmt: skip
     write_result("control_tuning", [claim], extra, quick=False)
 
 
